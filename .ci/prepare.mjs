@@ -1,0 +1,35 @@
+// Installs and builds whatever is missing or older than its sources, so that every npm script works straight after
+// `git clone`. Plain Node on purpose: it runs before any dependency exists.
+import { execFileSync } from 'node:child_process';
+import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { dirname, join, relative, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const run = (file, ...args) => execFileSync(file, args, { cwd: root, stdio: ['ignore', 2, 'inherit'] });
+const time = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
+
+const installed = join(root, 'node_modules/.package-lock.json');
+if (time(installed) < time(join(root, 'package-lock.json'))) {
+  run('npm', 'ci', '--no-audit', '--no-fund');
+}
+// make decides by itself whether the addon is older than its sources.
+run('make', '-s', '-C', 'native');
+
+removeOrphans(join(root, 'build'));
+run(process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', root);
+
+/** Deletes compiled files whose source is gone: a removed test must not go on passing. */
+function removeOrphans(folder) {
+  if (!existsSync(folder)) return;
+  for (const entry of readdirSync(folder, { withFileTypes: true, recursive: true })) {
+    if (!entry.isFile()) continue;
+    const compiled = join(entry.parentPath ?? entry.path, entry.name);
+    const stem = relative(join(root, 'build'), compiled)
+      .split(sep)
+      .join('/')
+      .replace(/(\.d\.ts|\.js)$/, '');
+    if (compiled.endsWith(stem)) continue;
+    if (!existsSync(join(root, `${stem}.ts`))) rmSync(compiled);
+  }
+}

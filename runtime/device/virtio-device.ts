@@ -1,0 +1,56 @@
+import type { DeviceQueue } from './device-queue.js';
+
+/**
+ * What a device author implements. The transport hosts it: negotiation, rings, notification and resume are not its
+ * business, and it sees neither socket nor ring. A device that just answers one chain after the other extends
+ * `ChainDevice` (chain-device.ts) and implements `handleChain` alone.
+ */
+export interface VirtioDevice {
+  /** virtio device id, from generated/virtio/device-ids. */
+  readonly deviceId: number;
+  /** The device type's own feature bits that are offered. Ring and transport bits are added by the host. */
+  readonly features: bigint;
+  /** Queues the device serves at most. */
+  readonly queueCount: number;
+  /** Largest queue it accepts; 1024 when absent. At most 32768. */
+  readonly maxQueueSize?: number;
+  /** Configuration space; absent when the type has none. */
+  readonly config?: DeviceConfiguration;
+
+  /** A connection begins to use the device. Called before anything else, again for the next connection. */
+  attach?(host: DeviceHost): void;
+  /** The driver accepted these bits (may be called again when a guest starts over). */
+  setFeatures?(features: bigint): void;
+  /** A ring has started and is enabled. The device keeps what it needs for this queue. */
+  startQueue?(queue: DeviceQueue): void;
+  /**
+   * Chains may be available: drain and serve them. Called again after kicks and whenever `queue.resume()` asks for it.
+   * Return when nothing is left or when no more can be taken now. Completions may come later, in any order.
+   */
+  serveQueue(queue: DeviceQueue): void;
+  /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */
+  stopQueue?(queue: DeviceQueue): void;
+  /** Back to the state before the driver came: RESET_DEVICE, status 0 or the end of a connection. */
+  reset?(): void;
+}
+
+/** What the host lends to a device while a connection lasts. */
+export interface DeviceHost {
+  /** Tells the driver that the configuration space changed. */
+  configurationChanged(): void;
+  /** Structured log line. */
+  log(level: 'error' | 'warn' | 'info' | 'debug', message: string, fields?: Record<string, unknown>): void;
+}
+
+/** The device's configuration space. */
+export interface DeviceConfiguration {
+  /** Size in bytes of the space, as the negotiated features have it. */
+  readonly size: number;
+  /** The whole space, `size` bytes, little-endian. Called for every GET_CONFIG. */
+  read(): Uint8Array;
+  /**
+   * The driver writes `bytes` at `offset` (already inside the space). `migration`: the write restores state and may touch
+   * read-only fields. Returns false to refuse.
+   */
+  write?(offset: number, bytes: Uint8Array, migration: boolean): boolean;
+}

@@ -1,0 +1,166 @@
+import { GuestMemoryError } from '../errors.js';
+import type { Mapping, Platform } from '../platform/platform.js';
+import { SEGMENT_MAX, WINDOW_STRIDE } from '../platform/platform.js';
+
+/** One region as a front-end describes it. Addresses and sizes in bytes. */
+export interface RegionDescription {
+  readonly guestAddress: bigint;
+  readonly size: bigint;
+  /** Address of the region in the front-end's own process; names ring areas only. */
+  readonly userAddress: bigint;
+  /** Where the region starts in the file. */
+  readonly mmapOffset: bigint;
+}
+
+/** A mapped region. Shared by every GuestMemory that holds it; unmapped when the last one lets go. */
+export class MemoryRegion {
+  readonly description: RegionDescription;
+  readonly mapping: Mapping;
+  #holders = 1;
+
+  private constructor(description: RegionDescription, mapping: Mapping) {
+    this.description = description;
+    this.mapping = mapping;
+  }
+
+  /** Maps a region; does not consume the fd. Throws GuestMemoryError with the platform's error as cause. */
+  static map(platform: Platform, description: RegionDescription, fd: number): MemoryRegion {
+    checkDescription(description);
+    try {
+      return new MemoryRegion(description, platform.map(fd, description.mmapOffset, description.size));
+    } catch (cause) {
+      throw new GuestMemoryError(
+        'ERR_GUEST_MEMORY_REGION',
+        `region at guest address ${hex(description.guestAddress)}, ${description.size} bytes: cannot map`,
+        { cause },
+      );
+    }
+  }
+
+  retain(): this {
+    this.#holders++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.#holders === 0) this.mapping.unmap();
+  }
+}
+
+/**
+ * An immutable snapshot of the session's memory map. A new table makes a new snapshot; regions that stay are shared.
+ * The hot path reads the three tables directly and translates inline; `translate` is the same in words.
+ *
+ *   starts[i] <= address && address + length <= ends[i]   (Float64: exact below 2^53; guest addresses above fail the test)
+ *   window = firstWindows[i] + floor((address - starts[i]) / WINDOW_STRIDE)
+ *   offset = (address - starts[i]) mod WINDOW_STRIDE      (then at most SEGMENT_MAX bytes are contiguous)
+ */
+export class GuestMemory implements Disposable {
+  readonly regions: readonly MemoryRegion[];
+  readonly count: number;
+  readonly starts: Float64Array;
+  readonly ends: Float64Array;
+  readonly firstWindows: Int32Array;
+  #holders = 1;
+
+  /** Takes over one hold on each region. Throws GuestMemoryError (ERR_GUEST_MEMORY_REGION) when two overlap. */
+  constructor(regions: readonly MemoryRegion[]) {
+    checkOverlap(regions);
+    this.regions = regions;
+    this.count = regions.length;
+    this.starts = Float64Array.from(regions, (region) => Number(region.description.guestAddress));
+    this.ends = Float64Array.from(regions, (region) =>
+      Number(region.description.guestAddress + region.description.size),
+    );
+    this.firstWindows = Int32Array.from(regions, (region) => region.mapping.firstWindow);
+  }
+
+  /** True once any region lost pages because its file was truncated. */
+  get damaged(): boolean {
+    return this.regions.some((region) => region.mapping.damaged);
+  }
+
+  /**
+   * Finds the place of a range that must lie in one region.
+   * Null when it does not, or when it is longer than SEGMENT_MAX.
+   */
+  translate(address: number, length: number): { window: number; offset: number } | null {
+    if (length > SEGMENT_MAX) return null;
+    for (let i = 0; i < this.count; i++) {
+      const start = this.starts[i]!;
+      if (address < start || address + length > this.ends[i]!) continue;
+      return this.#place(i, address - start);
+    }
+    return null;
+  }
+
+  /** The same by the front-end's own addresses, which SET_VRING_ADDR uses. bigint: these may lie anywhere in 64 bits. */
+  translateUser(address: bigint, length: number): { window: number; offset: number } | null {
+    if (length > SEGMENT_MAX) return null;
+    for (let i = 0; i < this.count; i++) {
+      const { userAddress, size } = this.regions[i]!.description;
+      if (address < userAddress || address + BigInt(length) > userAddress + size) continue;
+      return this.#place(i, Number(address - userAddress));
+    }
+    return null;
+  }
+
+  /** Keeps the snapshot's mappings while native work or an in-flight chain still points into them. */
+  retain(): this {
+    this.#holders++;
+    return this;
+  }
+
+  release(): void {
+    if (--this.#holders > 0) return;
+    for (const region of this.regions) region.release();
+  }
+
+  [Symbol.dispose](): void {
+    this.release();
+  }
+
+  #place(region: number, distance: number): { window: number; offset: number } {
+    const step = Math.floor(distance / WINDOW_STRIDE);
+    return { window: this.firstWindows[region]! + step, offset: distance - step * WINDOW_STRIDE };
+  }
+}
+
+function checkDescription(description: RegionDescription): void {
+  const { guestAddress, size, userAddress, mmapOffset } = description;
+  const wrong =
+    size === 0n
+      ? 'is empty'
+      : guestAddress + size > 1n << 53n
+        ? 'ends above guest address 2^53'
+        : userAddress + size > 1n << 64n
+          ? 'wraps around in user addresses'
+          : mmapOffset + size > (1n << 63n) - 1n
+            ? 'ends beyond the largest file offset'
+            : null;
+  if (wrong !== null) {
+    throw new GuestMemoryError(
+      'ERR_GUEST_MEMORY_REGION',
+      `region at guest address ${hex(guestAddress)}, ${size} bytes, ${wrong}`,
+    );
+  }
+}
+
+function checkOverlap(regions: readonly MemoryRegion[]): void {
+  for (const key of ['guestAddress', 'userAddress'] as const) {
+    const sorted = regions.map((region) => region.description).sort((a, b) => (a[key] < b[key] ? -1 : 1));
+    for (let i = 1; i < sorted.length; i++) {
+      const before = sorted[i - 1]!;
+      const after = sorted[i]!;
+      if (before[key] + before.size <= after[key]) continue;
+      throw new GuestMemoryError(
+        'ERR_GUEST_MEMORY_REGION',
+        `regions overlap at ${key} ${hex(after[key])}: the one before ends at ${hex(before[key] + before.size)}`,
+      );
+    }
+  }
+}
+
+function hex(value: bigint): string {
+  return `0x${value.toString(16)}`;
+}

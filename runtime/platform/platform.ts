@@ -1,0 +1,174 @@
+/**
+ * What the runtime needs from the operating system. Two implementations: `linux.ts` over the addon, `fake.ts` in memory
+ * for tests. Every failing call throws PlatformError with the system call and errno; would-block is never an error.
+ *
+ * An fd is a plain number here. Whoever holds it closes it with `closeFd`; the layers above wrap received ones at once.
+ */
+export interface Platform {
+  readonly name: 'linux' | 'fake';
+  readonly windows: WindowTable;
+
+  // --- sockets (Unix stream)
+  /** Binds and listens. Replaces a socket file that nobody listens on, fails with EADDRINUSE on a live one. */
+  listen(path: string): SocketListener;
+  /** Connects without blocking the loop. Rejects with PlatformError (ECONNREFUSED, ENOENT …) or the signal's reason. */
+  connect(path: string, options?: { signal?: AbortSignal }): Promise<SocketStream>;
+  /** Takes over an inherited fd. A listening socket becomes a listener, a connected one a stream (SO_ACCEPTCONN). */
+  adoptSocket(fd: number): SocketListener | SocketStream;
+  /** A connected pair, both ends as fds; give one to `adoptSocket` or to a peer. */
+  socketPair(): [number, number];
+
+  // --- fds
+  closeFd(fd: number): void;
+  duplicateFd(fd: number): number;
+  /** What an fd is, so that a wrong kind is refused before it is used. */
+  fdKind(fd: number): FdKind;
+  /** Size in bytes of the file behind an fd (block devices included). */
+  fileSize(fd: number): bigint;
+
+  // --- shared memory
+  /** A sealed-for-shrinking-not memfd of `size` bytes, for front-ends and tests. */
+  createSharedMemory(name: string, size: bigint, options?: { hugePages?: boolean }): number;
+  /**
+   * Maps `length` bytes at `offset` of the file shared, readable and writable. Unaligned offsets are rounded down inside.
+   * Does not consume the fd. Fails when the file is shorter than offset + length.
+   */
+  map(fd: number, offset: bigint, length: bigint): Mapping;
+
+  // --- eventfds
+  createEventFd(): number;
+  /** Adds one. A full counter is success: the peer has a signal pending. Never blocks. */
+  signalEventFd(fd: number): void;
+  /** Calls back on the loop after the counter was drained natively. `close` stops watching; it does not close the fd. */
+  watchEventFd(fd: number, onSignal: () => void): Watch;
+
+  // --- bulk work between windows and files
+  copies: CopyTable;
+  /** Opens an image. Throws PlatformError. */
+  openFile(path: string, options: { readOnly: boolean; direct?: boolean }): BlockFile;
+}
+
+export type FdKind = 'eventfd' | 'socket' | 'file' | 'memory' | 'block-device' | 'pipe' | 'other';
+
+export interface Watch extends Disposable {
+  close(): void;
+}
+
+export interface SocketListener extends Disposable {
+  readonly kind: 'listener';
+  /** The callback owns the stream. Connections made before it is set wait in the backlog. */
+  onConnection(callback: (stream: SocketStream) => void): void;
+  /** Stops listening and removes the socket file if this listener made it. Accepted streams go on. */
+  close(): void;
+}
+
+export interface SocketStream extends Disposable {
+  readonly kind: 'stream';
+  readonly fd: number;
+  /**
+   * Receives at most `into.byteLength` bytes and appends received fds (close-on-exec) to `fds`, which the caller then
+   * owns. Returns the number of bytes, 0 at the end of the stream, -1 when it would block.
+   */
+  receive(into: Uint8Array, fds: number[]): number;
+  /** Sends; `fds` go with the first byte and stay the caller's. Returns bytes taken, -1 when it would block. */
+  send(bytes: Uint8Array, fds: readonly number[]): number;
+  /** Called while there is something to receive or the peer hung up; null stops watching. */
+  onReadable(callback: (() => void) | null): void;
+  /** Called while the socket takes bytes; null stops watching. */
+  onWritable(callback: (() => void) | null): void;
+  close(): void;
+}
+
+/**
+ * All mapped memory of the process, in windows: a mapping is covered by views of at most WINDOW_SPAN bytes, placed every
+ * WINDOW_STRIDE bytes, so that any range of at most SEGMENT_MAX bytes is contiguous in the view of the window it starts
+ * in. A place in memory is (window, int32 offset); the same pair means the same memory to JavaScript and to the addon.
+ *
+ *   mapping  |------------------------------------------------|
+ *   window k |=======stride=======|----overlap---|
+ *   window k+1                    |=======stride=======|--…
+ *
+ * Indexes are process-wide and reused after `unmap`. Both arrays are indexed by window; a retired window holds views of
+ * length 0, so stale accesses read as undefined and never fault.
+ */
+export interface WindowTable {
+  readonly u8: Uint8Array[];
+  /** The same bytes as 32-bit words; a tail of under 4 bytes is left out. */
+  readonly u32: Uint32Array[];
+}
+
+/** 1 GiB. */
+export const WINDOW_STRIDE = 0x4000_0000;
+/** Just under 2 GiB: every offset is an int32. */
+export const WINDOW_SPAN = 0x7fff_0000;
+/** 512 MiB: the longest piece of memory that is handed on as one segment. */
+export const SEGMENT_MAX = 0x2000_0000;
+
+export interface Mapping extends Disposable {
+  readonly length: bigint;
+  /** Index of the first window in the WindowTable; the others follow it. */
+  readonly firstWindow: number;
+  readonly windowCount: number;
+  /** True once the file was truncated below us and a page had to be replaced (SIGBUS guard). A plain, cheap read. */
+  readonly damaged: boolean;
+  /** Detaches every view, then unmaps. Idempotent. The caller makes sure that no native work is under way in it. */
+  unmap(): void;
+}
+
+/** memcpy in bulk. Entries are Int32 (from window, from offset, to window, to offset, length); bounds are checked natively. */
+export interface CopyTable {
+  readonly capacity: number;
+  readonly entries: Int32Array;
+  /** Runs the first `count` entries in order. Throws ERR_PLATFORM_ARGUMENT on an entry out of bounds, with none run. */
+  run(count: number): void;
+}
+
+/** One operation of a BlockFile. */
+export const BlockOperation = {
+  read: 0,
+  write: 1,
+  flush: 2,
+  discard: 3,
+  writeZeroes: 4,
+  writeZeroesUnmap: 5,
+} as const;
+
+/**
+ * Asynchronous, zero-copy I/O between windows and a file. Operations are queued and then submitted together; each ends
+ * exactly once. `result` is bytes moved (0 for flush, discard and zeroes), or a negative errno. Reads and writes are
+ * retried inside until whole, so a short result means the end of the file.
+ */
+export interface BlockFile extends Disposable {
+  readonly size: bigint;
+  readonly readOnly: boolean;
+  /** Logical block size of the medium in bytes, 512 for a plain file. */
+  readonly blockSize: number;
+  readonly canDiscard: boolean;
+  readonly canWriteZeroes: boolean;
+  /** Operations queued or running. */
+  readonly pending: number;
+  /**
+   * Queues one operation. `token` is any int32 of the caller's. Segments are Int32 with stride 4 (window, offset, length,
+   * unused) from `firstSegment` on; for flush, discard and zeroes `segmentCount` is 0 and `length` counts.
+   */
+  queue(
+    operation: number,
+    token: number,
+    position: number,
+    length: number,
+    segments: Int32Array,
+    firstSegment: number,
+    segmentCount: number,
+  ): void;
+  /**
+   * Starts everything queued. What can end without blocking ends before this returns and is reported through
+   * `completions`; the rest is reported through `onComplete` later. Returns the number of operations that ended.
+   */
+  submit(): number;
+  /** Pairs (token, result) of the operations that ended; valid until the next submit or callback. */
+  readonly completions: Int32Array;
+  /** Called on the loop with the number of pairs now in `completions`. */
+  onComplete(callback: (count: number) => void): void;
+  /** Ends when nothing is pending; the fd is closed then. No new work is taken. */
+  close(): Promise<void>;
+}
