@@ -26,6 +26,9 @@ export interface DeviceQueue {
   commit(): void;
   /** Has `serveQueue` called again soon: the device can take chains again, or has data to give. */
   resume(): void;
-  /** The device cannot go on with this queue: it is latched as broken and reported, others go on. */
+  /**
+   * The device cannot go on with this queue: it is latched as broken and reported, others go on. The device still completes
+   * the chains it holds (with 0), which tells that it uses their memory no more; the driver sees nothing of it.
+   */
   fail(cause: unknown): void;
 }

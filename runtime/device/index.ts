@@ -1,0 +1,8 @@
+export { ChainBatch } from '../virtqueue/chain-batch.js';
+export type { QueueCounters } from '../virtqueue/device-virtqueue.js';
+export { DescriptorChain } from './chain.js';
+export { ChainCursor, ChainReader, ChainWriter } from './chain-cursor.js';
+export { ChainDevice } from './chain-device.js';
+export { ChainQueue, segmentCapacity } from './chain-queue.js';
+export type { DeviceQueue } from './device-queue.js';
+export type { DeviceConfiguration, DeviceHost, VirtioDevice } from './virtio-device.js';

@@ -1,0 +1,1 @@
+export { EntropyDevice } from './entropy-device.js';
