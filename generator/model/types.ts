@@ -15,6 +15,8 @@ interface FileBase {
   readonly name: string;
   readonly doc: string;
   readonly source: Source;
+  /** Kernel headers whose macros must agree with our numbers wherever they define a `specName` of this file. */
+  readonly headers: readonly string[];
 }
 
 export interface Source {
@@ -45,8 +47,16 @@ export interface Item {
 export interface MessagesFile extends FileBase {
   readonly kind: 'messages';
   readonly direction: 'front-end-to-back-end' | 'back-end-to-front-end';
+  readonly prefix: string;
+  /** What the file descriptors of this direction are for. */
+  readonly fdRoles: readonly FdRole[];
   readonly requests: readonly Request[];
   readonly reserved: readonly { readonly id: number; readonly why: string }[];
+}
+
+export interface FdRole {
+  readonly name: string;
+  readonly doc: string;
 }
 
 export interface Request extends Item {
@@ -71,7 +81,16 @@ export interface Fds {
 
 export type PlainReply =
   | { readonly kind: 'ack' }
-  | { readonly kind: 'payload'; readonly payload: LayoutRef | null; readonly fds: number };
+  | {
+      readonly kind: 'payload';
+      readonly payload: LayoutRef | null;
+      readonly fds: number;
+      readonly fdRole: string | null;
+      /** An empty payload is legal too, and what it means; null when it is not. */
+      readonly empty: 'success' | 'error' | null;
+      /** The requester confirms the reply by sending the request once more, empty (postcopy's SET_MEM_TABLE). */
+      readonly confirmed: boolean;
+    };
 
 export type Reply = PlainReply & {
   readonly when: {
@@ -107,6 +126,8 @@ export type LayoutRef =
 
 export interface FeaturesFile extends FileBase {
   readonly kind: 'features';
+  /** Which negotiated word the bits belong to; `device`: the device type's part of the virtio word. */
+  readonly word: 'protocol' | 'virtio' | 'device';
   readonly width: number;
   /** e.g. `VHOST_USER_PROTOCOL_F_`. */
   readonly prefix: string;
@@ -181,13 +202,20 @@ export interface Struct extends Item {
   readonly writtenBy: 'driver' | 'device' | 'both';
   readonly fields: readonly Field[];
   /** The C struct that proves it, e.g. `{ header: 'linux/virtio_ring.h', struct: 'vring_desc' }`; null when none does. */
-  readonly proof: { readonly header: string; readonly struct: string } | null;
+  readonly proof: {
+    readonly header: string;
+    readonly struct: string;
+    /** `sizeof` of the C struct; smaller than ours where the header is older or the rest is a flexible array. */
+    readonly size: number;
+  } | null;
 }
 
 export interface Field extends Item {
   readonly type: FieldType;
   /** Offset in bytes; null behind a counted field. */
   readonly offset: number | null;
+  /** Offset as a linear term of a parameter, behind a field that the parameter counts; null elsewhere. */
+  readonly offsetOf: { readonly base: number; readonly step: number; readonly param: string } | null;
   /** Bytes of the whole field when fixed. */
   readonly size: number | null;
   /** Repetition; null for a single value. */
@@ -208,6 +236,18 @@ export interface Field extends Item {
   readonly requiresAny: readonly FeatureRef[];
   /** The C field's name where it differs from name with `_`. */
   readonly cName: string | null;
+  /** False when the struct of `proof` lacks the field; always false without a proof and for ignored fields without a cName. */
+  readonly proven: boolean;
+  /** Bit ranges of the field that have names of their own; empty when it is one number. */
+  readonly parts: readonly FieldPart[];
+}
+
+/** A range of bits of a field. */
+export interface FieldPart {
+  readonly name: string;
+  readonly doc: string;
+  readonly lowBit: number;
+  readonly width: number;
 }
 
 export type FieldType =
