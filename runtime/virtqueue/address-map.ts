@@ -1,0 +1,125 @@
+import type { VirtqueueMemory } from './device-virtqueue.js';
+import type { WindowTable } from '../platform/platform.js';
+import { SEGMENT_MAX, WINDOW_STRIDE } from '../platform/platform.js';
+
+const HIGH = 0x1_0000_0000;
+
+/**
+ * Guest memory as the rings' hot loops search it: flat tables of spans, sorted by guest address, built once when a ring
+ * is bound. A span is the part of one window that lies in one 4 GiB page of guest addresses, so that an address can be
+ * tested with int32 arithmetic alone, straight from the two words of a descriptor:
+ *
+ *   offset = low - lows[i] | 0
+ *   inside = high === highs[i] && offset >= floors[i] && offset <= ceilings[i] - length      (0 < length <= SEGMENT_MAX)
+ *
+ *   lows[i] is the low word of the address of the *window's* first byte, hence `offset` is the offset in the window.
+ *   Inside one 4 GiB page low and offset determine each other, so the test is exact although the subtraction wraps.
+ *
+ *   region     |-----------------------------------------------------------------|
+ *   window k   |=========stride=========|------overlap------|                    .
+ *   window k+1                          |=========stride=========|------overlap--|
+ *   spans      |-----------0------------|----1----|-----------2------------------|
+ *                                                 ^ a 4 GiB boundary of guest addresses
+ *
+ * A range that starts in span i and crosses a 4 GiB boundary, a window's reach or a region's end fails the test and is
+ * taken by the thorough walk, which cuts it into pieces with `place`.
+ */
+export class AddressMap {
+  readonly count: number;
+  /** First guest address of each span; ascending. Integers below 2^53. */
+  readonly starts: Float64Array;
+  /** End (exclusive) of each span, where another span, a hole or the end of memory follows. */
+  readonly ends: Float64Array;
+  readonly highs: Int32Array;
+  readonly lows: Int32Array;
+  /** Smallest offset in the window that belongs to the span. */
+  readonly floors: Int32Array;
+  /** Largest end offset of a range that starts in the span and is contiguous in the window. */
+  readonly ceilings: Int32Array;
+  readonly windows: Int32Array;
+  /** Each span's window as words, for indirect tables; offset 0 is the window's first byte. */
+  readonly words: readonly Int32Array[];
+  /** Each span's window as bytes. */
+  readonly bytes: readonly Uint8Array[];
+
+  constructor(memory: VirtqueueMemory, table: WindowTable) {
+    const spans: Span[] = [];
+    for (let region = 0; region < memory.count; region++) {
+      addRegion(spans, memory.starts[region]!, memory.ends[region]!, memory.firstWindows[region]!);
+    }
+    spans.sort((a, b) => a.start - b.start);
+    this.count = spans.length;
+    this.starts = Float64Array.from(spans, (span) => span.start);
+    this.ends = Float64Array.from(spans, (span) => span.end);
+    this.highs = Int32Array.from(spans, (span) => Math.floor(span.start / HIGH));
+    this.lows = Int32Array.from(spans, (span) => (span.windowStart % HIGH) | 0);
+    this.floors = Int32Array.from(spans, (span) => span.start - span.windowStart);
+    this.ceilings = Int32Array.from(spans, (span) => span.reach - span.windowStart);
+    this.windows = Int32Array.from(spans, (span) => span.window);
+    this.bytes = spans.map((span) => table.u8[span.window]!);
+    this.words = this.bytes.map(
+      (view) => new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2),
+    );
+  }
+
+  /** Index of the span that holds `address`, -1 when none does. */
+  find(address: number): number {
+    let low = 0;
+    let high = this.count - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.starts[middle]! <= address) low = middle;
+      else high = middle - 1;
+    }
+    return address >= this.starts[low]! && address < this.ends[low]! ? low : -1;
+  }
+
+  /** Offset of `address` in the window of `span`, which holds it. */
+  offset(span: number, address: number): number {
+    return address - this.starts[span]! + this.floors[span]!;
+  }
+
+  /** How many bytes from `address` on are contiguous in the window of `span`: at least one, at most SEGMENT_MAX. */
+  contiguous(span: number, address: number): number {
+    const toReach = this.ceilings[span]! - this.offset(span, address);
+    return Math.min(toReach, SEGMENT_MAX);
+  }
+
+  /**
+   * Copies `length` bytes from guest address `address` into `target` from its start; the range may cross windows and
+   * regions. False when a part of it lies outside memory.
+   */
+  copyOut(address: number, length: number, target: Uint8Array): boolean {
+    for (let done = 0; done < length;) {
+      const span = this.find(address + done);
+      if (span < 0) return false;
+      const offset = this.offset(span, address + done);
+      const piece = Math.min(length - done, this.contiguous(span, address + done));
+      target.set(this.bytes[span]!.subarray(offset, offset + piece), done);
+      done += piece;
+    }
+    return true;
+  }
+}
+
+interface Span {
+  readonly start: number;
+  readonly end: number;
+  readonly reach: number;
+  readonly window: number;
+  readonly windowStart: number;
+}
+
+function addRegion(spans: Span[], regionStart: number, regionEnd: number, firstWindow: number): void {
+  for (let step = 0; regionStart + step * WINDOW_STRIDE < regionEnd; step++) {
+    const windowStart = regionStart + step * WINDOW_STRIDE;
+    const windowEnd = Math.min(windowStart + WINDOW_STRIDE, regionEnd);
+    for (let start = windowStart; start < windowEnd;) {
+      const page = (Math.floor(start / HIGH) + 1) * HIGH;
+      const end = Math.min(windowEnd, page);
+      const reach = Math.min(windowStart + WINDOW_STRIDE + SEGMENT_MAX, regionEnd, page);
+      spans.push({ start, end, reach, window: firstWindow + step, windowStart });
+      start = end;
+    }
+  }
+}

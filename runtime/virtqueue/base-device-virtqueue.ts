@@ -1,0 +1,194 @@
+import type { WindowTable } from '../platform/platform.js';
+import type { ChainBatch } from './chain-batch.js';
+import type {
+  DeviceVirtqueue,
+  QueueCounters,
+  VirtqueueAreas,
+  VirtqueueConfiguration,
+  VirtqueueMemory,
+  VirtqueueState,
+} from './device-virtqueue.js';
+import { VirtqueueError } from '../errors.js';
+import { AddressMap } from './address-map.js';
+import { CompletionOrder } from './completion-order.js';
+
+/**
+ * What the split and the packed device queue have in common: the latch, the book of chains in flight, the batch loop
+ * around the format's hot loop, and the order of completions.
+ *
+ * A drain goes in two gears. `takePlain` is the hot loop: it takes chains of the usual shape and stops, without a call,
+ * in front of anything else. `takeThoroughly` then walks that one chain with every rule spelled out: it takes it,
+ * leaves it for the next batch, or throws the exact error, which is latched here. The hot loop thus knows no errors.
+ */
+export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
+  abstract readonly format: 'split' | 'packed';
+  readonly index: number;
+  readonly size: number;
+  readonly counters: QueueCounters = {
+    chains: 0,
+    segments: 0,
+    completed: 0,
+    publishes: 0,
+    calls: 0,
+    kicks: 0,
+  };
+
+  protected readonly windows: WindowTable;
+  protected memory: VirtqueueMemory;
+  protected map: AddressMap;
+  /** By handle: ring slots that the chain in flight holds, 0 when none is. */
+  protected readonly slots: Uint16Array;
+  /** By handle: bytes that the device may write into the chain, 2^32 counted as 2^32 - 1. */
+  protected readonly writable: Uint32Array;
+  /** Where the next segment goes in the batch being filled. */
+  protected segmentRow = 0;
+  /** The span of guest memory that the hot loop hit last. */
+  protected span = 0;
+  protected chainsInFlight = 0;
+  protected readonly order: CompletionOrder | null;
+  #broken: VirtqueueError | null = null;
+
+  constructor(configuration: VirtqueueConfiguration, windows: WindowTable) {
+    this.index = configuration.index;
+    this.size = configuration.size;
+    this.windows = windows;
+    this.memory = configuration.memory;
+    this.map = new AddressMap(configuration.memory, windows);
+    this.slots = new Uint16Array(configuration.size);
+    this.writable = new Uint32Array(configuration.size);
+    this.order = configuration.inOrder ? new CompletionOrder(configuration.size) : null;
+  }
+
+  abstract hasAvailable(): boolean;
+  abstract publish(): void;
+  abstract needsCall(): boolean;
+  abstract enableNotifications(): boolean;
+  abstract disableNotifications(): void;
+  abstract state(): VirtqueueState;
+
+  /** Binds the ring's views to areas in `this.memory`. Throws ERR_VIRTQ_CONFIGURATION. */
+  protected abstract bind(areas: VirtqueueAreas): void;
+  /** True when a window that holds the ring was unmapped. */
+  protected abstract ringLost(): boolean;
+  /** How many chains may be taken now, at most `limit`; 0 for none. Throws what is wrong with the ring's index. */
+  protected abstract available(limit: number): number;
+  /** Takes chains of the usual shape into rows `row` to `end`, and returns the row in front of which it stopped. */
+  protected abstract takePlain(batch: ChainBatch, row: number, end: number): number;
+  /** Takes one chain of any shape; false when there is none or it does not fit. Throws what is wrong with it. */
+  protected abstract takeThoroughly(batch: ChainBatch, row: number): boolean;
+  /** Completes rows 0 to `count` of the batch; returns the first row that names no chain of ours, or `count`. */
+  protected abstract useRows(batch: ChainBatch, count: number): number;
+  /** Writes one used element; the chain is checked. */
+  protected abstract use(handle: number, written: number): void;
+
+  get inFlight(): number {
+    return this.chainsInFlight;
+  }
+
+  get broken(): VirtqueueError | null {
+    return this.#broken;
+  }
+
+  break(error: VirtqueueError): void {
+    this.#broken ??= error;
+  }
+
+  drain(batch: ChainBatch, max: number): number {
+    batch.count = 0;
+    if (this.#broken !== null) return 0;
+    if (this.ringLost()) return this.#lose('the memory of the ring was unmapped');
+    let row = 0;
+    this.segmentRow = 0;
+    try {
+      const end = this.available(max < batch.chainCapacity ? max : batch.chainCapacity);
+      if (end === 0) return 0;
+      if (this.memory.damaged) return this.#lose('the memory file was truncated');
+      for (;;) {
+        row = this.takePlain(batch, row, end);
+        if (row >= end || !this.takeThoroughly(batch, row)) break;
+        row++;
+      }
+    } catch (error) {
+      this.#latch(error);
+    }
+    batch.count = row;
+    this.chainsInFlight += row;
+    this.counters.chains += row;
+    this.counters.segments += this.segmentRow;
+    if (this.order !== null) for (let i = 0; i < row; i++) this.order.take(batch.chains[i * 4]!);
+    return row;
+  }
+
+  pushBatch(batch: ChainBatch, count: number): void {
+    if (count > batch.count) {
+      throw new VirtqueueError(
+        'ERR_VIRTQ_HANDLE',
+        this.index,
+        `completing ${count} chains of a batch that holds ${batch.count}`,
+      );
+    }
+    if (this.order === null) {
+      const done = this.useRows(batch, count);
+      this.chainsInFlight -= done;
+      this.counters.completed += done;
+      this.publish();
+      if (done < count) this.#check(batch.chains[done * 4]!, batch.written[done]!);
+    } else {
+      for (let i = 0; i < count; i++) this.complete(batch.chains[i * 4]!, batch.written[i]!);
+      this.publish();
+    }
+  }
+
+  complete(handle: number, written: number): void {
+    this.#check(handle, written);
+    if (this.order === null) {
+      this.#use(handle, written);
+      return;
+    }
+    this.order.finish(handle, written);
+    for (let next = this.order.ready; next >= 0; next = this.order.ready) {
+      this.#use(next, this.order.release());
+    }
+  }
+
+  rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
+    this.publish();
+    this.bind(areas);
+    this.memory = memory;
+    this.map = new AddressMap(memory, this.windows);
+    this.span = 0;
+  }
+
+  #use(handle: number, written: number): void {
+    this.use(handle, written);
+    this.chainsInFlight--;
+    this.counters.completed++;
+  }
+
+  /** Throws when the chain is not in flight, or when more is reported than it can take. */
+  #check(handle: number, written: number): void {
+    const slots = Number.isInteger(handle) ? this.slots[handle] : undefined;
+    if (slots === undefined || slots === 0 || this.order?.isDone(handle) === true) {
+      throw new VirtqueueError('ERR_VIRTQ_HANDLE', this.index, `completing chain ${handle}: not in flight`);
+    }
+    if (!(written >= 0 && written <= this.writable[handle]!)) {
+      throw new VirtqueueError(
+        'ERR_VIRTQ_USED',
+        this.index,
+        `completing chain ${handle}: ${written} bytes written, ${this.writable[handle]} are writable`,
+      );
+    }
+  }
+
+  #latch(error: unknown): void {
+    if (!(error instanceof VirtqueueError)) throw error;
+    // Truncated memory reads as zero: what looks like the driver's defect may be that.
+    if (this.memory.damaged) this.#lose('the memory file was truncated', error);
+    else this.break(error);
+  }
+
+  #lose(what: string, cause?: unknown): 0 {
+    this.break(new VirtqueueError('ERR_VIRTQ_MEMORY_LOST', this.index, what, { cause }));
+    return 0;
+  }
+}

@@ -1,0 +1,53 @@
+import type { ChainBuilder, DescriptorCopy } from './chain-builder.js';
+
+const DESCRIPTOR_BYTES = 16;
+
+/**
+ * Copies descriptor `index` out of a table of words, every word once. Split and packed descriptors differ in the last
+ * word alone:
+ *
+ *   word  0           1            2        3
+ *         addr low    addr high    len      flags | next << 16      (split)
+ *                                           id | flags << 16        (packed)
+ */
+export function readDescriptor(words: Int32Array, index: number, into: DescriptorCopy): void {
+  const p = index * 4;
+  const last = words[p + 3]!;
+  into.address = (words[p + 1]! >>> 0) * 0x1_0000_0000 + (words[p]! >>> 0);
+  into.length = words[p + 2]! >>> 0;
+  into.flags = last & 0xffff;
+  into.tail = last >>> 16;
+}
+
+/** Reads an indirect table wherever it lies: at an odd address, across windows, across regions. */
+export class TableReader {
+  readonly entries: number;
+  readonly #address: number;
+  readonly #chain: ChainBuilder;
+  readonly #copy = new Int32Array(4);
+
+  /** Throws ERR_VIRTQ_INDIRECT when the table is empty, broken or longer than `size` entries (virtio 1.4, 2.7.5.3). */
+  constructor(pointer: DescriptorCopy, size: number, chain: ChainBuilder) {
+    const { length } = pointer;
+    if (length === 0 || length % DESCRIPTOR_BYTES !== 0 || length > size * DESCRIPTOR_BYTES) {
+      throw chain.error(
+        'ERR_VIRTQ_INDIRECT',
+        `an indirect table of ${length} bytes; it must hold 1 to ${size} descriptors of ${DESCRIPTOR_BYTES} bytes`,
+      );
+    }
+    this.entries = length / DESCRIPTOR_BYTES;
+    this.#address = pointer.address;
+    this.#chain = chain;
+  }
+
+  read(index: number, into: DescriptorCopy): void {
+    const address = this.#address + index * DESCRIPTOR_BYTES;
+    if (!this.#chain.map.copyOut(address, DESCRIPTOR_BYTES, new Uint8Array(this.#copy.buffer))) {
+      throw this.#chain.error(
+        'ERR_VIRTQ_INDIRECT',
+        `entry ${index} of the indirect table, at guest address 0x${address.toString(16)}, lies outside guest memory`,
+      );
+    }
+    readDescriptor(this.#copy, 0, into);
+  }
+}

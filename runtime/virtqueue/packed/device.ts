@@ -1,0 +1,380 @@
+import type { WindowTable } from '../../platform/platform.js';
+import type { ChainBatch } from '../chain-batch.js';
+import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../device-virtqueue.js';
+import { SEGMENT_MAX } from '../../platform/platform.js';
+import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
+import { ChainBuilder } from '../chain-builder.js';
+import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
+import { RingArea } from '../ring-area.js';
+import { walkPackedChain } from './chain-walk.js';
+import { availableWord, INDIRECT_WORD, LAP_WORD, NEXT_WORD, usedFlags, WRITE } from './layout.js';
+import { PackedNotification } from './notification.js';
+
+/**
+ * The device's side of a packed virtqueue (virtio 1.4, 2.8).
+ *
+ *   descriptor ring, i32, stride 4     addr low | addr high | len | id | flags << 16
+ *                    u16, stride 8     …                          6 id | 7 flags
+ *
+ * Two cursors go round the ring, each with a wrap counter that flips at the ring's end. Available chains are taken at
+ * the first; used ones are written at the second, one element for the whole chain, which then skips the chain's slots.
+ * Chains completed out of order make the second write over slots of other chains, which the driver expects.
+ *
+ *   slot     0     1     2     3     4     5     6     7        size 8, any size from 1 to 32768
+ *            | used                | in flight       | free or available
+ *                  last lap's here ^ nextUsed        ^ nextAvailable
+ */
+export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
+  readonly format = 'packed';
+  readonly #eventIdx: boolean;
+  readonly #indirect: boolean;
+  /** Longest buffer that the hot loop takes: even `size` of these stay below 2^32 bytes together. */
+  readonly #plainLength: number;
+  #areas!: readonly RingArea[];
+  #descriptors!: Int32Array;
+  #halves!: Uint16Array;
+  #notification!: PackedNotification;
+  #nextAvailable: number;
+  #availableWrap: 0 | 1;
+  #nextUsed: number;
+  #usedWrap: 0 | 1;
+  /** Ring slots of all chains in flight. */
+  #slotsInFlight = 0;
+  /** The used cursor as the driver sees it; the flags of the element there are what `publish` writes. */
+  #published: number;
+  #publishedWrap: 0 | 1;
+  #unpublishedSlots = 0;
+  #unpublishedFlags = 0;
+  /** The used cursor when `needsCall` was last asked, and how many slots were published since. */
+  #asked: number;
+  #slotsSinceAsked = 0;
+
+  constructor(
+    configuration: VirtqueueConfiguration,
+    state: VirtqueueState & { format: 'packed' },
+    windows: WindowTable,
+  ) {
+    super(configuration, windows);
+    this.#eventIdx = configuration.eventIdx;
+    this.#indirect = configuration.indirect;
+    this.#plainLength = Math.min(SEGMENT_MAX, Math.floor(0xffff_ffff / this.size));
+    this.#nextAvailable = state.nextAvailable;
+    this.#availableWrap = state.availableWrap;
+    this.#nextUsed = this.#published = this.#asked = state.nextUsed;
+    this.#usedWrap = this.#publishedWrap = state.usedWrap;
+    this.bind(configuration.areas);
+  }
+
+  protected override bind(areas: VirtqueueAreas): void {
+    const { size, windows, index } = this;
+    const descriptor = new RingArea(windows, areas.descriptor, 16 * size, 16, 'descriptor ring', index);
+    const driver = new RingArea(windows, areas.driver, 4, 4, 'driver event suppression', index);
+    const device = new RingArea(windows, areas.device, 4, 4, 'device event suppression', index);
+    this.#areas = [descriptor, driver, device];
+    this.#descriptors = descriptor.i32();
+    this.#halves = descriptor.u16();
+    this.#notification = new PackedNotification(
+      driver.i32(),
+      device.i32(),
+      device.u16(),
+      size,
+      this.#eventIdx,
+    );
+  }
+
+  protected override ringLost(): boolean {
+    return this.#areas[0]!.lost || this.#areas[1]!.lost || this.#areas[2]!.lost;
+  }
+
+  override hasAvailable(): boolean {
+    const word = this.#descriptors[this.#nextAvailable * 4 + 3] ?? 0;
+    return (
+      (word & LAP_WORD) === availableWord(this.#availableWrap) && this.broken === null && !this.ringLost()
+    );
+  }
+
+  protected override available(limit: number): number {
+    return this.#headIsAvailable() ? limit : 0;
+  }
+
+  #headIsAvailable(): boolean {
+    const word = Atomics.load(this.#descriptors, this.#nextAvailable * 4 + 3);
+    return (word & LAP_WORD) === availableWord(this.#availableWrap);
+  }
+
+  /**
+   * The hot loop, as in the split ring: one loop for ring and indirect tables, no calls, int32 arithmetic only, flags and
+   * id fetched as one word. The head's word comes first and is branched on before anything it announces is read.
+   */
+  protected override takePlain(batch: ChainBatch, row: number, end: number): number {
+    const size = this.size;
+    const descriptors = this.#descriptors;
+    const slots = this.slots;
+    const writableBytes = this.writable;
+    const chains = batch.chains;
+    const segments = batch.segments;
+    const segmentEnd = batch.segmentCapacity << 2;
+    const plainLength = this.#plainLength;
+    const tableBytes = this.#indirect ? size << 4 : 0;
+    const plainLoadAcquires = PLAIN_LOAD_ACQUIRES;
+
+    const map = this.map;
+    const spanCount = map.count;
+    const starts = map.starts;
+    const highs = map.highs;
+    const lows = map.lows;
+    const floors = map.floors;
+    const ceilings = map.ceilings;
+    const windows = map.windows;
+    const words = map.words;
+    if (spanCount === 0) return row;
+    let span = this.span;
+    let high = highs[span]!;
+    let low = lows[span]!;
+    let floor = floors[span]!;
+    let ceiling = ceilings[span]!;
+    let window = windows[span]!;
+
+    let cursor = this.#nextAvailable;
+    let lap = availableWord(this.#availableWrap);
+    let free = (size - this.#slotsInFlight) | 0;
+    let s = this.segmentRow << 2;
+    let chainStart = s;
+    let index = cursor;
+    let indexLap = lap;
+    chainsLoop: for (; row < end; row = (row + 1) | 0) {
+      let p = index << 2;
+      let word = plainLoadAcquires ? descriptors[(p + 3) | 0]! : Atomics.load(descriptors, (p + 3) | 0);
+      if ((word & LAP_WORD) !== indexLap || free === 0) break;
+      let table = descriptors;
+      let taken = 0;
+      let left = 0;
+      let id = 0;
+      let readable = 0;
+      let written = 0;
+      for (;;) {
+        const length = table[(p + 2) | 0]!;
+        const addressHigh = table[(p + 1) | 0]!;
+        const addressLow = table[p]!;
+        if (length <= 0 || length > plainLength) break chainsLoop;
+        let offset = (addressLow - low) | 0;
+        if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) {
+          const address = (addressHigh >>> 0) * 4294967296 + (addressLow >>> 0);
+          let bottom = 0;
+          let top = (spanCount - 1) | 0;
+          while (bottom < top) {
+            const middle = (bottom + top + 1) >> 1;
+            if (starts[middle]! <= address) bottom = middle;
+            else top = (middle - 1) | 0;
+          }
+          span = bottom;
+          high = highs[span]!;
+          low = lows[span]!;
+          floor = floors[span]!;
+          ceiling = ceilings[span]!;
+          window = windows[span]!;
+          offset = (addressLow - low) | 0;
+          if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) break chainsLoop;
+        }
+        if ((word & INDIRECT_WORD) !== 0) {
+          if (table !== descriptors || (word & NEXT_WORD) !== 0 || (offset & 3) !== 0) break chainsLoop;
+          if ((length & 15) !== 0 || ((length + (taken << 4)) | 0) > tableBytes) break chainsLoop;
+          taken = (taken + 1) | 0;
+          index = (index + 1) | 0;
+          if (index === size) {
+            index = 0;
+            indexLap ^= LAP_WORD;
+          }
+          id = word & 0xffff;
+          table = words[span]!;
+          left = length >> 4;
+          p = offset >> 2;
+          word = table[(p + 3) | 0]!;
+          continue;
+        }
+        if (s >= segmentEnd) break chainsLoop;
+        const write = (word >>> 16) & WRITE;
+        segments[s] = window;
+        segments[(s + 1) | 0] = offset;
+        segments[(s + 2) | 0] = length;
+        segments[(s + 3) | 0] = write;
+        s = (s + 4) | 0;
+        if (write !== 0) written = (written + length) | 0;
+        else if (written !== 0) break chainsLoop;
+        else readable = (readable + 1) | 0;
+        if (left === 0) {
+          taken = (taken + 1) | 0;
+          index = (index + 1) | 0;
+          if (index === size) {
+            index = 0;
+            indexLap ^= LAP_WORD;
+          }
+          if ((word & NEXT_WORD) === 0) {
+            id = word & 0xffff;
+            break;
+          }
+          if (taken === free) break chainsLoop;
+          p = index << 2;
+        } else {
+          left = (left - 1) | 0;
+          if (left === 0) break;
+          p = (p + 4) | 0;
+        }
+        word = table[(p + 3) | 0]!;
+      }
+      if (id >= size || slots[id] !== 0) break;
+      const c = row << 2;
+      chains[c] = id;
+      chains[(c + 1) | 0] = chainStart >> 2;
+      chains[(c + 2) | 0] = readable;
+      chains[(c + 3) | 0] = ((s - chainStart) >> 2) - readable;
+      slots[id] = taken;
+      writableBytes[id] = written;
+      chainStart = s;
+      free = (free - taken) | 0;
+      cursor = index;
+      lap = indexLap;
+    }
+    this.#nextAvailable = cursor;
+    this.#availableWrap = lap === availableWord(1) ? 1 : 0;
+    this.#slotsInFlight = size - free;
+    this.segmentRow = chainStart >> 2;
+    this.span = span;
+    return row;
+  }
+
+  protected override takeThoroughly(batch: ChainBatch, row: number): boolean {
+    if (!this.#headIsAvailable()) return false;
+    const { size } = this;
+    const head = this.#nextAvailable;
+    const freeSlots = size - this.#slotsInFlight;
+    const source = { descriptors: this.#descriptors, size, freeSlots, indirect: this.#indirect };
+    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
+    const { id, slots } = walkPackedChain(source, head, chain);
+    if (id >= size) {
+      throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} in slot ${head}, the ring has ${size}`);
+    }
+    if (this.slots[id] !== 0) {
+      throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} is made available while in flight`);
+    }
+    if (!chain.place(row, id)) return false;
+    this.slots[id] = slots;
+    this.writable[id] = chain.writableBytes;
+    this.#slotsInFlight += slots;
+    this.segmentRow += chain.segments;
+    this.#nextAvailable = head + slots;
+    if (this.#nextAvailable >= size) {
+      this.#nextAvailable -= size;
+      this.#availableWrap = this.#availableWrap === 1 ? 0 : 1;
+    }
+    return true;
+  }
+
+  /**
+   * Elements behind the first unpublished one get their flags at once: the driver looks at them only after it saw the
+   * first one's, which `publish` stores last, also when the batch crosses the ring's end (2.8.21).
+   */
+  protected override useRows(batch: ChainBatch, count: number): number {
+    const size = this.size;
+    const slots = this.slots;
+    const writable = this.writable;
+    const descriptors = this.#descriptors;
+    const chains = batch.chains;
+    const written = batch.written;
+    let next = this.#nextUsed;
+    let lapFlags = usedFlags(this.#usedWrap);
+    let unpublished = this.#unpublishedSlots;
+    const before = unpublished;
+    let row = 0;
+    for (; row < count; row = (row + 1) | 0) {
+      const id = chains[row << 2]!;
+      const bytes = written[row]!;
+      if (id < 0 || id >= size) break;
+      const taken = slots[id]!;
+      if (taken === 0 || bytes > writable[id]!) break;
+      slots[id] = 0;
+      const flags = bytes === 0 ? lapFlags : lapFlags | WRITE;
+      const p = next << 2;
+      descriptors[(p + 2) | 0] = bytes;
+      if (unpublished === 0) {
+        this.#halves[((next << 3) + 6) | 0] = id;
+        this.#unpublishedFlags = flags;
+      } else {
+        descriptors[(p + 3) | 0] = id | (flags << 16);
+      }
+      unpublished = (unpublished + taken) | 0;
+      next = (next + taken) | 0;
+      if (next >= size) {
+        next = (next - size) | 0;
+        lapFlags ^= usedFlags(1);
+      }
+    }
+    this.#nextUsed = next;
+    this.#usedWrap = lapFlags === 0 ? 0 : 1;
+    this.#unpublishedSlots = unpublished;
+    this.#slotsInFlight -= unpublished - before;
+    return row;
+  }
+
+  protected override use(id: number, written: number): void {
+    const taken = this.slots[id]!;
+    const next = this.#nextUsed;
+    const flags = usedFlags(this.#usedWrap) | (written === 0 ? 0 : WRITE);
+    this.#descriptors[next * 4 + 2] = written;
+    if (this.#unpublishedSlots === 0) {
+      this.#halves[next * 8 + 6] = id;
+      this.#unpublishedFlags = flags;
+    } else {
+      this.#descriptors[next * 4 + 3] = id | (flags << 16);
+    }
+    this.slots[id] = 0;
+    this.#slotsInFlight -= taken;
+    this.#unpublishedSlots += taken;
+    this.#nextUsed = next + taken;
+    if (this.#nextUsed >= this.size) {
+      this.#nextUsed -= this.size;
+      this.#usedWrap = this.#usedWrap === 1 ? 0 : 1;
+    }
+  }
+
+  override publish(): void {
+    const slots = this.#unpublishedSlots;
+    if (slots === 0 || this.ringLost()) return;
+    Atomics.store(this.#halves, this.#published * 8 + 7, this.#unpublishedFlags);
+    this.#published = this.#nextUsed;
+    this.#publishedWrap = this.#usedWrap;
+    this.#unpublishedSlots = 0;
+    this.#slotsSinceAsked += slots;
+    this.counters.publishes++;
+  }
+
+  override needsCall(): boolean {
+    const slots = this.#slotsSinceAsked;
+    if (slots === 0 || this.ringLost()) return false;
+    const wanted = this.#notification.wantsCall(this.#asked, this.#published, this.#publishedWrap, slots);
+    this.#asked = this.#published;
+    this.#slotsSinceAsked = 0;
+    if (wanted) this.counters.calls++;
+    return wanted;
+  }
+
+  override enableNotifications(): boolean {
+    if (this.broken !== null || this.ringLost()) return false;
+    this.#notification.enable(this.#nextAvailable, this.#availableWrap);
+    return this.#headIsAvailable();
+  }
+
+  override disableNotifications(): void {
+    if (!this.ringLost()) this.#notification.disable();
+  }
+
+  override state(): VirtqueueState {
+    return {
+      format: 'packed',
+      nextAvailable: this.#nextAvailable,
+      availableWrap: this.#availableWrap,
+      nextUsed: this.#published,
+      usedWrap: this.#publishedWrap,
+    };
+  }
+}
