@@ -12,6 +12,13 @@ export interface RegionDescription {
   readonly mmapOffset: bigint;
 }
 
+/**
+ * What the start of a region is a multiple of, in the guest, in the front-end and in the file: the strictest alignment
+ * of a ring structure (2.7, 2.8.10 of the virtio text: 16 for a descriptor table). With it a structure that is aligned by its
+ * address is aligned in the views of its window too, and reading it as 32-bit words hits it.
+ */
+const REGION_ALIGNMENT = 16n;
+
 /** A mapped region. Shared by every GuestMemory that holds it; unmapped when the last one lets go. */
 export class MemoryRegion {
   readonly description: RegionDescription;
@@ -38,20 +45,50 @@ export class MemoryRegion {
   }
 
   retain(): this {
+    checkHeld(this.#holders);
     this.#holders++;
     return this;
   }
 
   release(): void {
+    checkHeld(this.#holders);
     if (--this.#holders === 0) this.mapping.unmap();
   }
+}
+
+/**
+ * Maps one region for each description, from the fd at the same place; consumes no fd. All or nothing: when one cannot
+ * be mapped or two overlap, those mapped before are unmapped and GuestMemoryError is thrown.
+ */
+export function mapRegions(
+  platform: Platform,
+  descriptions: readonly RegionDescription[],
+  fds: readonly number[],
+): MemoryRegion[] {
+  if (fds.length !== descriptions.length) {
+    throw new GuestMemoryError(
+      'ERR_GUEST_MEMORY_REGION',
+      `${descriptions.length} regions need as many fds, there are ${fds.length}`,
+    );
+  }
+  checkOverlap(descriptions);
+  const mapped: MemoryRegion[] = [];
+  try {
+    for (const [i, description] of descriptions.entries()) {
+      mapped.push(MemoryRegion.map(platform, description, fds[i]!));
+    }
+  } catch (cause) {
+    for (const region of mapped) region.release();
+    throw cause;
+  }
+  return mapped;
 }
 
 /**
  * An immutable snapshot of the session's memory map. A new table makes a new snapshot; regions that stay are shared.
  * The hot path reads the three tables directly and translates inline; `translate` is the same in words.
  *
- *   starts[i] <= address && address + length <= ends[i]   (Float64: exact below 2^53; guest addresses above fail the test)
+ *   starts[i] <= address && address + length <= ends[i]   (Float64: every end is below 2^53, so what rounds fails)
  *   window = firstWindows[i] + floor((address - starts[i]) / WINDOW_STRIDE)
  *   offset = (address - starts[i]) mod WINDOW_STRIDE      (then at most SEGMENT_MAX bytes are contiguous)
  */
@@ -63,9 +100,12 @@ export class GuestMemory implements Disposable {
   readonly firstWindows: Int32Array;
   #holders = 1;
 
-  /** Takes over one hold on each region. Throws GuestMemoryError (ERR_GUEST_MEMORY_REGION) when two overlap. */
+  /**
+   * Takes over one hold on each region. Throws GuestMemoryError (ERR_GUEST_MEMORY_REGION) when two overlap; the holds are
+   * the caller's then.
+   */
   constructor(regions: readonly MemoryRegion[]) {
-    checkOverlap(regions);
+    checkOverlap(regions.map((region) => region.description));
     this.regions = regions;
     this.count = regions.length;
     this.starts = Float64Array.from(regions, (region) => Number(region.description.guestAddress));
@@ -107,11 +147,13 @@ export class GuestMemory implements Disposable {
 
   /** Keeps the snapshot's mappings while native work or an in-flight chain still points into them. */
   retain(): this {
+    checkHeld(this.#holders);
     this.#holders++;
     return this;
   }
 
   release(): void {
+    checkHeld(this.#holders);
     if (--this.#holders > 0) return;
     for (const region of this.regions) region.release();
   }
@@ -131,13 +173,15 @@ function checkDescription(description: RegionDescription): void {
   const wrong =
     size === 0n
       ? 'is empty'
-      : guestAddress + size > 1n << 53n
-        ? 'ends above guest address 2^53'
+      : guestAddress + size >= 1n << 53n
+        ? 'does not end below guest address 2^53'
         : userAddress + size > 1n << 64n
           ? 'wraps around in user addresses'
           : mmapOffset + size > (1n << 63n) - 1n
             ? 'ends beyond the largest file offset'
-            : null;
+            : (guestAddress | userAddress | mmapOffset) % REGION_ALIGNMENT !== 0n
+              ? `starts at no multiple of ${REGION_ALIGNMENT} (user address ${hex(userAddress)}, file offset ${hex(mmapOffset)})`
+              : null;
   if (wrong !== null) {
     throw new GuestMemoryError(
       'ERR_GUEST_MEMORY_REGION',
@@ -146,9 +190,9 @@ function checkDescription(description: RegionDescription): void {
   }
 }
 
-function checkOverlap(regions: readonly MemoryRegion[]): void {
+function checkOverlap(descriptions: readonly RegionDescription[]): void {
   for (const key of ['guestAddress', 'userAddress'] as const) {
-    const sorted = regions.map((region) => region.description).sort((a, b) => (a[key] < b[key] ? -1 : 1));
+    const sorted = [...descriptions].sort((a, b) => (a[key] < b[key] ? -1 : 1));
     for (let i = 1; i < sorted.length; i++) {
       const before = sorted[i - 1]!;
       const after = sorted[i]!;
@@ -159,6 +203,15 @@ function checkOverlap(regions: readonly MemoryRegion[]): void {
       );
     }
   }
+}
+
+/** Letting go twice, or reviving what is unmapped, is a defect of this package; going on would touch memory that is gone. */
+function checkHeld(holders: number): void {
+  if (holders > 0) return;
+  throw new GuestMemoryError(
+    'ERR_GUEST_MEMORY_UNMAPPED',
+    'guest memory was used after its last holder let it go',
+  );
 }
 
 function hex(value: bigint): string {

@@ -67,7 +67,8 @@ export class WireReader {
 
   #take(length: number, field: string): number {
     const start = this.#offset;
-    if (length > this.#bytes.byteLength - start) {
+    // Lengths come from decoded fields: what is no u32 (negative, NaN, a fraction) is as wrong as what is too long.
+    if (length >>> 0 !== length || length > this.#bytes.byteLength - start) {
       throw new WireError(
         'ERR_WIRE_TRUNCATED',
         `${field}: needs ${length} bytes at offset ${start}, ${this.remaining} are left`,
