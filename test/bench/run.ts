@@ -1,0 +1,15 @@
+/** `npm run bench -- NAME [options]`: runs one benchmark. */
+import { benchRing } from './ring.js';
+
+const BENCHES: Record<string, (args: readonly string[]) => void | Promise<void>> = {
+  ring: benchRing,
+};
+
+const [name = '', ...args] = process.argv.slice(2);
+const bench = BENCHES[name];
+if (bench === undefined) {
+  console.error(`usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json]`);
+  process.exitCode = 2;
+} else {
+  await bench(args);
+}
