@@ -229,7 +229,7 @@ export interface Field extends Item {
   /** `guest-address`: read as two halves into a number, never a bigint. */
   readonly as: 'guest-address' | null;
   readonly access: 'plain' | 'acquire' | 'release';
-  /** The field that counts this one: computed on encode, never set by users. */
+  /** The field whose elements or bytes this one counts: computed on encode, never set by users. */
   readonly counts: string | null;
   /** Present only if these are negotiated. */
   readonly requires: readonly FeatureRef[];
