@@ -1,0 +1,42 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { findProgram } from '../support/guest/debian.js';
+import { Guest } from '../support/guest/guest.js';
+import { RunningProgram, TemporaryFolder } from '../support/guest/processes.js';
+
+// Proves the guest itself against a back-end that is known to be right: what fails here is no fault of ours.
+test('a guest reads and writes a disk of qemu-storage-daemon', async () => {
+  using folder = new TemporaryFolder();
+  const image = folder.file('disk');
+  const socket = folder.file('blk');
+  const content = randomBytes(1 << 20);
+  writeFileSync(image, content);
+  await using daemon = new RunningProgram('qemu-storage-daemon', findProgram('qemu-storage-daemon')!, [
+    ...['--blockdev', `driver=file,node-name=f0,filename=${image}`],
+    '--export',
+    `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${socket},writable=on`,
+  ]);
+  await using guest = await Guest.boot({
+    devices: [
+      '-chardev',
+      `socket,id=c0,path=${socket},reconnect=1`,
+      '-device',
+      'vhost-user-blk-pci,chardev=c0',
+    ],
+  });
+  assert.is(daemon.exit, null);
+  const sum = createHash('md5').update(content).digest('hex');
+  assert.is((await guest.read('md5sum < /dev/vda')).split(' ')[0], sum);
+  assert.equal(await guest.run('echo out; echo err >&2; exit 7'), {
+    status: 7,
+    stdout: 'out\n',
+    stderr: 'err\n',
+  });
+  await guest.read('printf hello | dd of=/dev/vda bs=512 seek=3 conv=sync,fsync');
+  assert.is(readFileSync(image).subarray(1536, 1541).toString(), 'hello');
+  await guest.powerOff();
+});
+
+test.run();

@@ -1,0 +1,123 @@
+import { readFileSync } from 'node:fs';
+import { acceleratorArguments } from './accelerator.js';
+import { findGuestParts } from './debian.js';
+import { buildInitrd } from './initrd.js';
+import { RunningProgram, TemporaryFolder, within } from './processes.js';
+import { Qmp } from './qmp.js';
+import { type CommandResult, GuestShell } from './shell.js';
+
+export interface GuestOptions {
+  /** Arguments for QEMU beyond the machine itself: chardevs and devices. */
+  readonly devices: readonly string[];
+  /** Virtual processors; 1 when absent. A driver uses at most as many queues. */
+  readonly cpus?: number;
+  /** Room for memory that is plugged in later, MiB. */
+  readonly hotplugMemory?: number;
+}
+
+const MEMORY = 192;
+
+/** A running QEMU with a Linux guest in it, driven through a shell and QMP. */
+export class Guest implements AsyncDisposable {
+  readonly qemu: RunningProgram;
+  readonly qmp: Qmp;
+  readonly #shell: GuestShell;
+  readonly #folder: TemporaryFolder;
+
+  private constructor(qemu: RunningProgram, qmp: Qmp, shell: GuestShell, folder: TemporaryFolder) {
+    this.qemu = qemu;
+    this.qmp = qmp;
+    this.#shell = shell;
+    this.#folder = folder;
+  }
+
+  /** Boots a guest and waits for its shell. */
+  static async boot({ devices, cpus = 1, hotplugMemory = 0 }: GuestOptions): Promise<Guest> {
+    const parts = findGuestParts();
+    const initrd = buildInitrd(parts);
+    const folder = new TemporaryFolder();
+    const hotplug = hotplugMemory === 0 ? '' : `,slots=4,maxmem=${MEMORY + hotplugMemory}M`;
+    const qemu = new RunningProgram('QEMU', parts.qemu, [
+      ...acceleratorArguments(),
+      ...['-smp', String(cpus), '-m', `${MEMORY}M${hotplug}`],
+      ...[
+        '-object',
+        `memory-backend-memfd,id=mem,size=${MEMORY}M,share=on`,
+        '-machine',
+        'q35,memory-backend=mem',
+      ],
+      ...['-kernel', parts.kernel, '-initrd', initrd],
+      ...['-append', 'console=ttyS0 quiet panic=-1 memhp_default_state=online'],
+      ...['-nodefaults', '-display', 'none', '-net', 'none'],
+      ...[
+        '-serial',
+        `file:${folder.file('console')}`,
+        '-serial',
+        `unix:${folder.file('shell')},server=on,wait=off`,
+      ],
+      ...['-qmp', `unix:${folder.file('qmp')},server=on,wait=off`],
+      ...devices,
+    ]);
+    const describe = (): string => {
+      return `${qemu.ending}--- QEMU\n${qemu.output}\n--- guest console\n${tail(folder.file('console'))}`;
+    };
+    try {
+      const shell = await GuestShell.open(folder.file('shell'), qemu);
+      const qmp = await Qmp.open(folder.file('qmp'), qemu);
+      await shell.booted(1);
+      return new Guest(qemu, qmp, shell, folder);
+    } catch (error) {
+      await qemu[Symbol.asyncDispose]();
+      const cause = new Error(`the guest did not boot\n${describe()}`, { cause: error });
+      folder[Symbol.dispose]();
+      throw cause;
+    }
+  }
+
+  /** Runs a script in the guest and gives its status and output. */
+  run(script: string, limit?: number): Promise<CommandResult> {
+    return this.#shell.run(script, limit);
+  }
+
+  /** The same for a script that must succeed; gives its output without the last line break. */
+  async read(script: string, limit?: number): Promise<string> {
+    const { status, stdout, stderr } = await this.run(script, limit);
+    if (status !== 0)
+      throw new Error(`in the guest: ${script}\nstatus ${status}\n${stdout}${stderr}\n${this.console}`);
+    return stdout.replace(/\n$/, '');
+  }
+
+  /** Lets the guest reboot itself and waits until it is up again. */
+  async reboot(): Promise<void> {
+    const before = this.#shell.boots;
+    this.#shell.send('sync; reboot -f');
+    await this.#shell.booted(before + 1);
+  }
+
+  /** Shuts the guest down from inside and waits for QEMU's end. */
+  async powerOff(): Promise<void> {
+    this.#shell.send('sync; poweroff -f');
+    await within(30_000, this.qemu.exited, () => `QEMU did not end\n${this.console}`);
+    await this[Symbol.asyncDispose]();
+  }
+
+  /** What the guest's kernel printed. */
+  get console(): string {
+    return tail(this.#folder.file('console'));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.qmp.close();
+    this.#shell.close();
+    await this.qemu[Symbol.asyncDispose]();
+    this.#folder[Symbol.dispose]();
+  }
+}
+
+function tail(path: string): string {
+  try {
+    return readFileSync(path, 'latin1').slice(-4000);
+  } catch {
+    return '(no console yet)';
+  }
+}
