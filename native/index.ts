@@ -1,0 +1,82 @@
+/**
+ * The addon as it is: numbers and buffers in, numbers and buffers out. Only runtime/platform imports this.
+ *
+ * Functions that say "or a negative errno" never throw; all others throw an Error with `syscall` and a positive `errno`.
+ */
+import { createRequire } from 'node:module';
+
+export interface Addon {
+  fdKind(fd: number): string;
+  fdSize(fd: number): bigint;
+  fdDuplicate(fd: number): number;
+  fdClose(fd: number): void;
+
+  /** Gives [fd, device, inode]; the last two identify the socket file for `socketUnlink`. */
+  socketListen(path: string): [number, bigint, bigint];
+  /** Removes the socket file if it is still that one. */
+  socketUnlink(path: string, device: bigint, inode: bigint): void;
+  socketOpen(): number;
+  /** 0 when connected, -EAGAIN when the backlog is full, -EINPROGRESS when it is to be waited for. */
+  socketConnect(fd: number, path: string): number;
+  /** Takes the pending error: 0 or a positive errno. */
+  socketError(fd: number): number;
+  /** True for a listening socket. */
+  socketAdopt(fd: number): boolean;
+  /** An fd or a negative errno. */
+  socketAccept(fd: number): number;
+  socketPair(): [number, number];
+  /** Bytes received or a negative errno; appends the fds that came. */
+  socketReceive(fd: number, into: Uint8Array, fds: number[]): number;
+  /** Bytes taken or a negative errno. */
+  socketSend(fd: number, bytes: Uint8Array, fds: readonly number[]): number;
+
+  createEventFd(): number;
+  /** 0 or a negative errno. */
+  signalEventFd(fd: number): number;
+  /**
+   * Not started yet. The callback gets `WatchEvent` bits, or 1 for a counter, which was drained; or a negative errno,
+   * after which a counter is watched no more.
+   */
+  openWatch(fd: number, counter: boolean, callback: (events: number) => void): number;
+  /** 0 or a negative errno. */
+  setWatchEvents(watch: number, events: number): number;
+  closeWatch(watch: number): void;
+
+  memoryCreate(name: string, size: bigint, hugePages: boolean): number;
+  /** Gives [first window, index in `damageFlags`, one ArrayBuffer for each window]. */
+  memoryMap(fd: number, offset: bigint, length: bigint): [number, number, ArrayBuffer[]];
+  memoryUnmap(firstWindow: number): void;
+  /** Int32 flags, one for each mapping of the process. */
+  damageFlags(): ArrayBuffer;
+
+  /** Int32 entries of five. */
+  copyEntries(): ArrayBuffer;
+  /** -1, or the index of the first entry out of bounds; nothing was copied then. */
+  copyRun(count: number): number;
+
+  /** Gives [file, size, block size, can discard]. The callback gets the number of completions in the table. */
+  blockOpen(
+    path: string,
+    readOnly: boolean,
+    direct: boolean,
+    threads: boolean,
+    callback: (count: number) => void,
+  ): [number, bigint, number, boolean];
+  /** Gives [rows: Int32 x4, places: Float64 x2, segments: Int32 x3, completions: Int32 x2]. */
+  blockTables(file: number, segments: number): [ArrayBuffer, ArrayBuffer, ArrayBuffer, ArrayBuffer];
+  blockCompletions(file: number): ArrayBuffer;
+  /** Operations that ended since the last published ones, or a negative errno; without `publish` 0. */
+  blockSubmit(file: number, count: number, publish: number): number;
+  blockClose(file: number): void;
+}
+
+export const WatchEvent = { readable: 1, writable: 2 } as const;
+
+const file = './vhost_user.node';
+let addon: Addon | undefined;
+
+/** Loads the addon at the first call. Throws what Node throws when it is missing or does not fit. */
+export function loadAddon(): Addon {
+  addon ??= createRequire(import.meta.url)(file) as Addon;
+  return addon;
+}
