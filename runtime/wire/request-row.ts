@@ -43,6 +43,10 @@ export type ReplyRule<Reply = unknown> =
       readonly kind: 'payload';
       readonly codec: Codec<Reply> | null;
       readonly fds: number;
+      /** An empty payload is legal too, and says this. */
+      readonly empty?: 'success' | 'error';
+      /** The requester confirms the reply by sending the request once more, empty (postcopy's SET_MEM_TABLE). */
+      readonly confirmed?: true;
       readonly when?: ReplyCondition<Reply>;
     };
 

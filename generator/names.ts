@@ -1,0 +1,62 @@
+/** Every spelling that generated code uses, derived from the schema's kebab-case names. Nothing else changes case. */
+
+const IDENTIFIER = /^[A-Za-z_$][A-Za-z0-9_$]*$/;
+
+/** Words that may not name a variable in a module, with the names that generated functions use for their own. */
+const TAKEN = new Set(
+  (
+    'arguments await break case catch class const continue debugger default delete do else enum eval export extends ' +
+    'false finally for function if implements import in instanceof interface let new null package private protected ' +
+    'public return static super switch this throw true try typeof var void while with yield ' +
+    'reader writer value each index'
+  ).split(' '),
+);
+
+/** `set-mem-table` -> `setMemTable`. */
+export function camelCase(kebab: string): string {
+  return kebab.replace(/-+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+}
+
+/** `set-mem-table` -> `SetMemTable`. */
+export function pascalCase(kebab: string): string {
+  const camel = camelCase(kebab);
+  return camel.charAt(0).toUpperCase() + camel.slice(1);
+}
+
+/** `max-message-fds` -> `MAX_MESSAGE_FDS`. */
+export function upperSnakeCase(kebab: string): string {
+  return snakeCase(kebab).toUpperCase();
+}
+
+/** `max-message-fds` -> `max_message_fds`. */
+export function snakeCase(kebab: string): string {
+  return kebab.replaceAll('-', '_').replaceAll('/', '_');
+}
+
+/** A key of an object literal or interface: quoted only when it must be. */
+export function propertyKey(kebab: string): string {
+  const camel = camelCase(kebab);
+  return IDENTIFIER.test(camel) ? camel : `'${camel}'`;
+}
+
+/** How a member of an object is reached: `.name`, or `['9p']`. */
+export function propertyAccess(kebab: string): string {
+  const camel = camelCase(kebab);
+  return IDENTIFIER.test(camel) ? `.${camel}` : `['${camel}']`;
+}
+
+/** A local variable or parameter for a field; a word that is taken gets a tail. */
+export function variableName(kebab: string): string {
+  const camel = camelCase(kebab);
+  return TAKEN.has(camel) || !IDENTIFIER.test(camel) ? `${camel.replace(/^[^A-Za-z_$]/, '_$&')}Field` : camel;
+}
+
+/** A feature set's plural: `protocol-feature` -> `ProtocolFeatures`. */
+export function plural(name: string): string {
+  return `${name}s`;
+}
+
+/** A macro's name from a specification's spelling: anything C does not allow becomes `_`. */
+export function macroName(text: string): string {
+  return text.replace(/[^A-Za-z0-9]+/g, '_').toUpperCase();
+}
