@@ -2,21 +2,33 @@ import type { ChainBuilder, DescriptorCopy } from './chain-builder.js';
 
 const DESCRIPTOR_BYTES = 16;
 
+/** Copies descriptor `index` out of a table of words, every word once. */
+export type ReadDescriptor = (words: Int32Array, index: number, into: DescriptorCopy) => void;
+
 /**
- * Copies descriptor `index` out of a table of words, every word once. Split and packed descriptors differ in the last
- * word alone:
+ * Split and packed descriptors differ in the last word alone:
  *
  *   word  0           1            2        3
  *         addr low    addr high    len      flags | next << 16      (split)
  *                                           id | flags << 16        (packed)
  */
-export function readDescriptor(words: Int32Array, index: number, into: DescriptorCopy): void {
-  const p = index * 4;
-  const last = words[p + 3]!;
-  into.address = (words[p + 1]! >>> 0) * 0x1_0000_0000 + (words[p]! >>> 0);
-  into.length = words[p + 2]! >>> 0;
+export const readSplitDescriptor: ReadDescriptor = (words, index, into) => {
+  const last = readCommon(words, index, into);
   into.flags = last & 0xffff;
   into.tail = last >>> 16;
+};
+
+export const readPackedDescriptor: ReadDescriptor = (words, index, into) => {
+  const last = readCommon(words, index, into);
+  into.flags = last >>> 16;
+  into.tail = last & 0xffff;
+};
+
+function readCommon(words: Int32Array, index: number, into: DescriptorCopy): number {
+  const p = index * 4;
+  into.address = (words[p + 1]! >>> 0) * 0x1_0000_0000 + (words[p]! >>> 0);
+  into.length = words[p + 2]! >>> 0;
+  return words[p + 3]!;
 }
 
 /** Reads an indirect table wherever it lies: at an odd address, across windows, across regions. */
@@ -25,9 +37,10 @@ export class TableReader {
   readonly #address: number;
   readonly #chain: ChainBuilder;
   readonly #copy = new Int32Array(4);
+  readonly #readDescriptor: ReadDescriptor;
 
   /** Throws ERR_VIRTQ_INDIRECT when the table is empty, broken or longer than `size` entries (virtio 1.4, 2.7.5.3). */
-  constructor(pointer: DescriptorCopy, size: number, chain: ChainBuilder) {
+  constructor(pointer: DescriptorCopy, size: number, chain: ChainBuilder, readDescriptor: ReadDescriptor) {
     const { length } = pointer;
     if (length === 0 || length % DESCRIPTOR_BYTES !== 0 || length > size * DESCRIPTOR_BYTES) {
       throw chain.error(
@@ -38,6 +51,7 @@ export class TableReader {
     this.entries = length / DESCRIPTOR_BYTES;
     this.#address = pointer.address;
     this.#chain = chain;
+    this.#readDescriptor = readDescriptor;
   }
 
   read(index: number, into: DescriptorCopy): void {
@@ -48,6 +62,6 @@ export class TableReader {
         `entry ${index} of the indirect table, at guest address 0x${address.toString(16)}, lies outside guest memory`,
       );
     }
-    readDescriptor(this.#copy, 0, into);
+    this.#readDescriptor(this.#copy, 0, into);
   }
 }

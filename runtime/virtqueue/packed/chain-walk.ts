@@ -1,5 +1,5 @@
 import type { ChainBuilder, DescriptorCopy } from '../chain-builder.js';
-import { readDescriptor, TableReader } from '../indirect-table.js';
+import { readPackedDescriptor, TableReader } from '../indirect-table.js';
 import { INDIRECT, NEXT, WRITE } from './layout.js';
 
 /** What the walk of a chain needs of the ring. */
@@ -36,7 +36,7 @@ export function walkPackedChain(source: PackedChainSource, head: number, chain: 
         `the chain in slot ${head} takes more than the ${source.freeSlots} free slots of a ring of ${size}`,
       );
     }
-    readDescriptor(descriptors, (head + slots - 1) % size, descriptor);
+    readPackedDescriptor(descriptors, (head + slots - 1) % size, descriptor);
     if ((descriptor.flags & INDIRECT) !== 0) {
       if (!source.indirect)
         throw chain.error('ERR_VIRTQ_INDIRECT', 'indirect descriptors were not negotiated');
@@ -53,7 +53,7 @@ function walkIndirect(pointer: DescriptorCopy, size: number, budget: number, cha
   if ((pointer.flags & NEXT) !== 0) {
     throw chain.error('ERR_VIRTQ_INDIRECT', 'a descriptor has both INDIRECT and NEXT set');
   }
-  const table = new TableReader(pointer, size, chain);
+  const table = new TableReader(pointer, size, chain, readPackedDescriptor);
   if (table.entries > budget) {
     throw chain.error('ERR_VIRTQ_CHAIN', `a chain holds over ${size} descriptors, the ring's size`);
   }

@@ -1,6 +1,6 @@
 import type { ChainBuilder, DescriptorCopy } from '../chain-builder.js';
 import { INDIRECT, NEXT, WRITE } from './layout.js';
-import { readDescriptor, TableReader } from '../indirect-table.js';
+import { readSplitDescriptor, TableReader } from '../indirect-table.js';
 
 /** What the walk of a direct chain needs of the ring. */
 export interface SplitChainSource {
@@ -28,7 +28,7 @@ export function walkSplitChain(source: SplitChainSource, head: number, chain: Ch
         `next names descriptor ${index}, the table has ${size} (head ${head})`,
       );
     }
-    readDescriptor(descriptors, index, descriptor);
+    readSplitDescriptor(descriptors, index, descriptor);
     if ((descriptor.flags & INDIRECT) !== 0) {
       if (!source.indirect)
         throw chain.error('ERR_VIRTQ_INDIRECT', 'indirect descriptors were not negotiated');
@@ -45,7 +45,7 @@ function walkIndirect(pointer: DescriptorCopy, size: number, budget: number, cha
   if ((pointer.flags & NEXT) !== 0) {
     throw chain.error('ERR_VIRTQ_INDIRECT', 'a descriptor has both INDIRECT and NEXT set');
   }
-  const table = new TableReader(pointer, size, chain);
+  const table = new TableReader(pointer, size, chain, readSplitDescriptor);
   const descriptor: DescriptorCopy = { address: 0, length: 0, flags: 0, tail: 0 };
   for (let index = 0; ; index = descriptor.tail) {
     if (index >= table.entries) {
