@@ -2,9 +2,10 @@ import { createHash, randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { startListening } from '../support/guest/daemon.js';
 import { findProgram } from '../support/guest/debian.js';
 import { Guest } from '../support/guest/guest.js';
-import { RunningProgram, TemporaryFolder } from '../support/guest/processes.js';
+import { TemporaryFolder } from '../support/guest/processes.js';
 
 // Proves the guest itself against a back-end that is known to be right: what fails here is no fault of ours.
 test('a guest reads and writes a disk of qemu-storage-daemon', async () => {
@@ -13,11 +14,16 @@ test('a guest reads and writes a disk of qemu-storage-daemon', async () => {
   const socket = folder.file('blk');
   const content = randomBytes(1 << 20);
   writeFileSync(image, content);
-  await using daemon = new RunningProgram('qemu-storage-daemon', findProgram('qemu-storage-daemon')!, [
-    ...['--blockdev', `driver=file,node-name=f0,filename=${image}`],
-    '--export',
-    `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${socket},writable=on`,
-  ]);
+  await using daemon = await startListening(
+    'qemu-storage-daemon',
+    socket,
+    findProgram('qemu-storage-daemon')!,
+    [
+      ...['--blockdev', `driver=file,node-name=f0,filename=${image}`],
+      '--export',
+      `type=vhost-user-blk,id=e0,node-name=f0,addr.type=unix,addr.path=${socket},writable=on`,
+    ],
+  );
   await using guest = await Guest.boot({
     devices: [
       '-chardev',
