@@ -90,7 +90,7 @@ function shapeDiagnostic(document: SchemaDocument, error: ErrorObject): Diagnost
     message: string,
   ): Diagnostic[] => [{ file: document.file, ...position, code, message }];
   const params = error.params as Record<string, unknown>;
-  const subject = path.length === 0 ? 'the file' : `'${path.at(-1)}'`;
+  const subject = nameOf(path, error.data);
   switch (error.keyword) {
     case 'additionalProperties': {
       const key = String(params['additionalProperty']);
@@ -126,6 +126,14 @@ function shapeDiagnostic(document: SchemaDocument, error: ErrorObject): Diagnost
     default:
       return at(document.valuePosition(path), 'wrong-value', `${subject} ${error.message}`);
   }
+}
+
+/** What a message calls the node at `path`. */
+function nameOf(path: NodePath, data: unknown): string {
+  if (path.length === 0) return 'the file';
+  if (typeof path.at(-1) === 'string') return `'${path.at(-1)}'`;
+  const name = (data as { name?: unknown } | null)?.name;
+  return typeof name === 'string' ? `'${name}'` : `element ${Number(path.at(-1)) + 1} of '${path.at(-2)}'`;
 }
 
 function checkKeyOrder(document: SchemaDocument, order: readonly string[]): Diagnostic[] {

@@ -5,7 +5,6 @@ import { bitsUnique } from './bits-unique.js';
 import { countHasMax } from './count-has-max.js';
 import { counterBeforeList } from './counter-before-list.js';
 import { deprecatedAfterSince } from './deprecated-after-since.js';
-import { erratumHasRef } from './erratum-has-ref.js';
 import { fdRoleKnown } from './fd-role-known.js';
 import { fdsFitPayload } from './fds-fit-payload.js';
 import { flexibleMemberLastOrParam } from './flexible-member-last-or-param.js';
@@ -38,7 +37,6 @@ export const rules: readonly Rule[] = [
   requiresAcyclic,
   sinceNotAfterRevision,
   deprecatedAfterSince,
-  erratumHasRef,
   fdRoleKnown,
   fdsFitPayload,
   payloadIsRecord,
