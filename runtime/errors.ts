@@ -61,6 +61,7 @@ export type VirtqueueErrorCode =
   | 'ERR_VIRTQ_INDIRECT' // a bad indirect table
   | 'ERR_VIRTQ_ADDRESS' // a buffer outside guest memory
   | 'ERR_VIRTQ_MEMORY_LOST' // ring memory vanished while the ring ran
+  | 'ERR_VIRTQ_DEVICE' // the device failed while it served the queue; the cause says how
   | 'ERR_VIRTQ_HANDLE' // the device completed a chain that is not in flight
   | 'ERR_VIRTQ_USED'; // driver side: the device returned something that was never issued, twice, or too long
 

@@ -1,10 +1,13 @@
-import type { TestGuest } from './test-guest.js';
-
 /**
  * Rings as bytes, written field by field with a DataView from the specification's layouts. They share no code with the
  * driver classes, so that a defect there cannot cancel one in the device's side. They check nothing: tests write rubbish
  * with them as readily as chains.
  */
+
+/** Guest memory by guest address; `TestGuest` is one. */
+export interface ViewedMemory {
+  view(address: number, length: number): DataView;
+}
 
 /** One descriptor as the driver writes it. Lengths, flags and addresses are taken as they are. */
 export interface RawDescriptor {
@@ -52,7 +55,7 @@ export class RawSplitRing {
   readonly #used: DataView;
 
   /** Lays the three areas out from `base` on, a multiple of 16. */
-  constructor(guest: TestGuest, size: number, base = 0x1000) {
+  constructor(guest: ViewedMemory, size: number, base = 0x1000) {
     this.size = size;
     this.descriptorAddress = base;
     this.driverAddress = base + 16 * size;
@@ -146,7 +149,7 @@ export class RawPackedRing {
   readonly #device: DataView;
   readonly #slotsOf = new Map<number, number>();
 
-  constructor(guest: TestGuest, size: number, base = 0x1000) {
+  constructor(guest: ViewedMemory, size: number, base = 0x1000) {
     this.size = size;
     this.descriptorAddress = base;
     this.driverAddress = base + 16 * size;

@@ -1,0 +1,327 @@
+import { VirtqueueError } from '../errors.js';
+import type { ChainBatch } from '../virtqueue/chain-batch.js';
+import type {
+  DeviceVirtqueue,
+  QueueCounters,
+  VirtqueueAreas,
+  VirtqueueMemory,
+  VirtqueueState,
+} from '../virtqueue/device-virtqueue.js';
+import type { DeviceQueue } from './device-queue.js';
+import type { LoopQueue, QueueLoop } from './queue-loop.js';
+import type { VirtioDevice } from './virtio-device.js';
+
+export interface QueueHostOptions {
+  readonly virtqueue: DeviceVirtqueue;
+  readonly device: VirtioDevice;
+  /** Negotiated feature bits. */
+  readonly features: bigint;
+  /** The platform's window table. */
+  readonly windows: { readonly u8: readonly Uint8Array[]; readonly u32: readonly Uint32Array[] };
+  readonly loop: QueueLoop;
+  /** Signals the driver. */
+  readonly call: () => void;
+  /** Told once, when the ring is latched as broken. */
+  readonly onBroken: (error: VirtqueueError) => void;
+  /** Told after every turn. */
+  readonly onTurn?: () => void;
+}
+
+/** Chains that one turn may take before other queues and the sockets have theirs. */
+const TURN_BUDGET = 256;
+
+/**
+ * The life of one started ring between its driver and its device, from `enable` to `stop` or `detach`. It is what the
+ * device gets as its DeviceQueue.
+ *
+ *   closed ──enable──▶ open ──stop──▶ draining ──last chain completed──▶ ended
+ *     ▲                │ │
+ *     └──disable───────┘ ├─whenQuiet─▶ quiescing ──last chain completed, action run──▶ open
+ *                        └─detach────▶ detached: completions are counted and dropped
+ *
+ * While it is not open, `drain` gives nothing. A turn that ends with chains left over that the device did not want waits
+ * for `resume` (or a kick) and leaves kicks off: whoever cannot take chains has no use for being told of more.
+ */
+export class QueueHost implements DeviceQueue, LoopQueue {
+  readonly index: number;
+  readonly size: number;
+  readonly features: bigint;
+  readonly u8: readonly Uint8Array[];
+  readonly u32: readonly Uint32Array[];
+  readonly counters: QueueCounters;
+  readonly #virtqueue: DeviceVirtqueue;
+  readonly #options: QueueHostOptions;
+
+  #enabled = false;
+  #started = false;
+  #ended = false;
+  /** Set while the queue waits for its in-flight chains: what to do then; false when it must stay closed after it. */
+  #whenQuiet: (() => boolean) | null = null;
+  #stayClosed = false;
+  #stopped: ((state: VirtqueueState) => void) | null = null;
+  /** Set by `detach`: told when the last chain is completed. */
+  #detached: (() => void) | null = null;
+  #abandoned = 0;
+  #reported = false;
+  #failed = false;
+  /** `drain` gives chains; derived from the states above by #refresh, since the hot path reads it. */
+  #open = false;
+  #budget = TURN_BUDGET;
+  #taken = 0;
+  #unwanted = false;
+  #resumed = false;
+  #inTurn = false;
+
+  constructor(options: QueueHostOptions) {
+    this.#options = options;
+    this.#virtqueue = options.virtqueue;
+    this.index = options.virtqueue.index;
+    this.size = options.virtqueue.size;
+    this.counters = options.virtqueue.counters;
+    this.features = options.features;
+    this.u8 = options.windows.u8;
+    this.u32 = options.windows.u32;
+    options.loop.add(this);
+  }
+
+  // --- what the transport does with it
+
+  /** The ring is enabled. The device is told of the queue at the first time; then the ring is looked at, kick or not. */
+  enable(): void {
+    this.#enabled = true;
+    this.#refresh();
+    if (this.#ended) return;
+    if (!this.#started) {
+      this.#started = true;
+      this.#guard(() => this.#options.device.startQueue?.(this));
+    }
+    this.resume();
+  }
+
+  /** No more chains are taken; those in flight may still be completed. */
+  disable(): void {
+    this.#enabled = false;
+    this.#refresh();
+  }
+
+  /** The driver kicked. */
+  kick(): void {
+    this.counters.kicks++;
+    this.#options.loop.kicked(this);
+  }
+
+  /**
+   * Takes no more chains and runs `action` once none is in flight, at once if none is. It moves the ring to another
+   * memory map, say, and returns whether the ring can go on. A later call replaces an action that has not run yet.
+   */
+  whenQuiet(action: () => boolean): void {
+    if (this.#ended) return;
+    this.#whenQuiet = action;
+    this.#refresh();
+    this.#settle();
+  }
+
+  /**
+   * Ends the queue and resolves with the ring's position when every chain is completed. A queue whose device failed does
+   * not wait: nobody can say that its chains will ever be completed.
+   */
+  stop(): Promise<VirtqueueState> {
+    this.#end();
+    return new Promise((resolve) => {
+      this.#stopped = resolve;
+      this.#settle();
+    });
+  }
+
+  /**
+   * Ends the queue without waiting and without touching the ring any more. Completions still to come are counted and
+   * dropped; `released` is told when none is missing, that is when nobody uses the chains' memory.
+   */
+  detach(released: () => void): void {
+    this.#end();
+    this.#abandoned = this.#virtqueue.inFlight;
+    this.#detached = released;
+    if (this.#abandoned === 0) released();
+    this.#stopped?.(this.#virtqueue.state());
+    this.#stopped = null;
+  }
+
+  /** Points the ring at another memory map; only from the action of `whenQuiet`. Throws VirtqueueError. */
+  rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
+    this.#virtqueue.rebind(memory, areas);
+  }
+
+  /** Whether the ring has no kick fd now. */
+  set polled(polled: boolean) {
+    if (!this.#ended) this.#options.loop.setPolled(this, polled);
+  }
+
+  /** Latches the ring as broken from outside, e.g. because its memory vanished. */
+  break(error: VirtqueueError): void {
+    this.#virtqueue.break(error);
+    this.#reportBroken();
+  }
+
+  get broken(): VirtqueueError | null {
+    return this.#virtqueue.broken;
+  }
+
+  // --- what the device sees
+
+  get inFlight(): number {
+    return this.#detached === null ? this.#virtqueue.inFlight : this.#abandoned;
+  }
+
+  drain(batch: ChainBatch, max: number): number {
+    if (!this.#open) {
+      batch.count = 0;
+      return 0;
+    }
+    if (this.#budget <= 0) {
+      batch.count = 0;
+      if (!this.#inTurn) this.resume();
+      return 0;
+    }
+    const count = this.#virtqueue.drain(batch, max < this.#budget ? max : this.#budget);
+    this.#budget -= count;
+    this.#taken += count;
+    if (count === 0 && this.#virtqueue.broken !== null) this.#reportBroken();
+    return count;
+  }
+
+  pushBatch(batch: ChainBatch, count: number): void {
+    if (this.#detached !== null) this.#drop(count);
+    else {
+      this.#virtqueue.pushBatch(batch, count);
+      if (!this.#open) this.#settle();
+    }
+  }
+
+  complete(handle: number, written: number): void {
+    if (this.#detached !== null) this.#drop(1);
+    else {
+      this.#virtqueue.complete(handle, written);
+      if (!this.#open) this.#settle();
+    }
+  }
+
+  commit(): void {
+    // A ring that must stay closed may have lost its memory, and nothing of it is in flight.
+    if (this.#detached !== null || this.#stayClosed || this.#virtqueue.broken !== null) return;
+    this.#virtqueue.publish();
+    if (this.#virtqueue.needsCall()) this.#options.call();
+  }
+
+  resume(): void {
+    this.#resumed = true;
+    if (this.#open) this.#options.loop.schedule(this);
+  }
+
+  fail(cause: unknown): void {
+    this.#failed = true;
+    if (this.#detached !== null) return;
+    this.break(
+      new VirtqueueError('ERR_VIRTQ_DEVICE', this.index, `the device failed: ${messageOf(cause)}`, { cause }),
+    );
+    this.#settle();
+  }
+
+  // --- what the loop does with it
+
+  turn(): boolean {
+    if (!this.#open) return false;
+    const virtqueue = this.#virtqueue;
+    virtqueue.disableNotifications();
+    this.#budget = TURN_BUDGET;
+    this.#unwanted = this.#resumed = false;
+    this.#inTurn = true;
+    let more = false;
+    do {
+      this.#taken = 0;
+      try {
+        this.#options.device.serveQueue(this);
+        this.commit();
+      } catch (cause) {
+        this.fail(cause);
+      }
+      more = this.#open && virtqueue.hasAvailable();
+    } while (more && this.#taken > 0 && this.#budget > 0);
+    this.#inTurn = false;
+    if (more && this.#taken === 0) this.#unwanted = !this.#resumed;
+    this.#options.onTurn?.();
+    return (more && this.#budget <= 0) || (this.#resumed && this.#open);
+  }
+
+  wantsTurn(): boolean {
+    return this.#open && !this.#unwanted && this.#virtqueue.hasAvailable();
+  }
+
+  sleep(): boolean {
+    if (!this.#open || this.#unwanted) return false;
+    return this.#virtqueue.enableNotifications();
+  }
+
+  // --- inside
+
+  #refresh(): void {
+    this.#open =
+      this.#enabled &&
+      !this.#ended &&
+      !this.#stayClosed &&
+      this.#whenQuiet === null &&
+      this.#virtqueue.broken === null;
+  }
+
+  #end(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#whenQuiet = null;
+    this.#refresh();
+    this.#options.loop.remove(this);
+    if (this.#started) this.#guard(() => this.#options.device.stopQueue?.(this));
+  }
+
+  /** Goes on with what waits for the in-flight chains, once there are none. */
+  #settle(): void {
+    if (this.#virtqueue.inFlight > 0 && !(this.#failed && this.#stopped !== null)) return;
+    if (this.#stopped !== null) {
+      this.commit();
+      const stopped = this.#stopped;
+      this.#stopped = null;
+      stopped(this.#virtqueue.state());
+    } else if (this.#whenQuiet !== null) {
+      this.commit();
+      const action = this.#whenQuiet;
+      this.#whenQuiet = null;
+      this.#stayClosed = !action();
+      this.#refresh();
+      this.resume();
+    }
+  }
+
+  #drop(count: number): void {
+    this.#abandoned -= count;
+    if (this.#abandoned === 0) this.#detached?.();
+  }
+
+  #reportBroken(): void {
+    this.#refresh();
+    const error = this.#virtqueue.broken;
+    if (error === null || this.#reported) return;
+    this.#reported = true;
+    this.#options.onBroken(error);
+  }
+
+  /** Runs the device's code; what it throws breaks this queue and nothing else. */
+  #guard(run: () => void): void {
+    try {
+      run();
+    } catch (cause) {
+      this.fail(cause);
+    }
+  }
+}
+
+function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}

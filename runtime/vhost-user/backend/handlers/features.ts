@@ -1,0 +1,24 @@
+import type { Handlers } from './handler-map.js';
+
+/** What each side can do, and who owns the session. */
+export const featureHandlers: Handlers<
+  | 'getFeatures'
+  | 'setFeatures'
+  | 'getProtocolFeatures'
+  | 'setProtocolFeatures'
+  | 'getQueueNum'
+  | 'setOwner'
+  | 'resetOwner'
+> = {
+  getFeatures: (session) => session.features.offered,
+  setFeatures: (session, word) => session.setFeatures(word),
+  getProtocolFeatures: (session) => session.features.offeredProtocol,
+  setProtocolFeatures: (session, word) => session.features.acceptProtocol(word),
+  getQueueNum: (session) => BigInt(session.device.queueCount),
+
+  // The connection is the ownership.
+  setOwner: () => undefined,
+
+  // Deprecated: "some back-ends interpreted it to also disable all rings". Others ignore it; both are allowed.
+  resetOwner: (session) => session.disableRings(),
+};

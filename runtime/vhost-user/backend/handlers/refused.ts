@@ -1,0 +1,57 @@
+import { VhostError } from '../../../errors.js';
+import type { Handlers } from './handler-map.js';
+
+function refuse(why: string): () => never {
+  return () => {
+    throw new VhostError('ERR_VHOST_REFUSED', why);
+  };
+}
+
+const NOT_OFFERED = 'its feature is not offered by this back-end';
+
+/** Requests that this back-end does not serve. */
+export const refusedHandlers: Handlers<
+  | 'setLogBase'
+  | 'setLogFd'
+  | 'sendRarp'
+  | 'netSetMtu'
+  | 'iotlbMsg'
+  | 'setVringEndian'
+  | 'createCryptoSession'
+  | 'closeCryptoSession'
+  | 'postcopyAdvise'
+  | 'postcopyListen'
+  | 'postcopyEnd'
+  | 'getInflightFd'
+  | 'setInflightFd'
+  | 'gpuSetSocket'
+  | 'vringKick'
+  | 'getSharedObject'
+  | 'setDeviceStateFd'
+  | 'checkDeviceState'
+  | 'getShmemConfig'
+  | 'getVringBaseSkipDrain'
+> = {
+  // No bit gates these three: a front-end that knows what is offered does not send them.
+  setLogBase: refuse('writes to guest memory are not logged by this back-end'),
+  setLogFd: refuse('writes to guest memory are not logged by this back-end'),
+  gpuSetSocket: refuse('the device is not a GPU'),
+
+  sendRarp: refuse(NOT_OFFERED),
+  netSetMtu: refuse(NOT_OFFERED),
+  iotlbMsg: refuse(NOT_OFFERED),
+  setVringEndian: refuse(NOT_OFFERED),
+  createCryptoSession: refuse(NOT_OFFERED),
+  closeCryptoSession: refuse(NOT_OFFERED),
+  postcopyAdvise: refuse(NOT_OFFERED),
+  postcopyListen: refuse(NOT_OFFERED),
+  postcopyEnd: refuse(NOT_OFFERED),
+  getInflightFd: refuse(NOT_OFFERED),
+  setInflightFd: refuse(NOT_OFFERED),
+  vringKick: refuse(NOT_OFFERED),
+  getSharedObject: refuse(NOT_OFFERED),
+  setDeviceStateFd: refuse(NOT_OFFERED),
+  checkDeviceState: refuse(NOT_OFFERED),
+  getShmemConfig: refuse(NOT_OFFERED),
+  getVringBaseSkipDrain: refuse(NOT_OFFERED),
+};

@@ -1,0 +1,32 @@
+import type { VirtioDevice } from '../../device/virtio-device.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+
+/** Virtio bits that every device gets from the ring and session code. */
+const RING_FEATURES =
+  VirtioFeature.version1 |
+  VirtioFeature.ringPacked |
+  VirtioFeature.eventIdx |
+  VirtioFeature.indirectDesc |
+  VirtioFeature.inOrder |
+  VirtioFeature.anyLayout |
+  VirtioFeature.vhostUserProtocolFeatures;
+
+/** Protocol bits that this back-end serves for every device. */
+const PROTOCOL_FEATURES =
+  ProtocolFeature.mq |
+  ProtocolFeature.replyAck |
+  ProtocolFeature.backendReq |
+  ProtocolFeature.resetDevice |
+  ProtocolFeature.configureMemSlots |
+  ProtocolFeature.status;
+
+/** Virtio bits offered for a device; `without` takes some of them back. */
+export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
+  return (device.features | RING_FEATURES) & ~without;
+}
+
+/** Protocol bits offered for a device: CONFIG only with a configuration space to show. */
+export function offeredProtocolFeatures(device: VirtioDevice): bigint {
+  return device.config === undefined ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | ProtocolFeature.config;
+}

@@ -1,0 +1,204 @@
+import { EventEmitter, on } from 'node:events';
+import { OptionError, type VhostUserError } from '../../errors.js';
+import { QueueLoop } from '../../device/queue-loop.js';
+import type { VirtioDevice } from '../../device/virtio-device.js';
+import type { Platform, SocketListener, SocketStream } from '../../platform/platform.js';
+import {
+  ConnectingSource,
+  ListeningSource,
+  SingleSource,
+  type ConnectionCallbacks,
+  type ConnectionSource,
+} from './connections.js';
+import { BackendSession, type Log, type SessionLimits } from './session.js';
+
+export interface BackendOptions {
+  readonly platform: Platform;
+  /** Path of a Unix socket: listened on, or connected to with `connect`. */
+  readonly socketPath?: string;
+  /** An inherited socket, listening or connected. Taken over. */
+  readonly fd?: number;
+  /** A connected socket. Taken over. */
+  readonly stream?: SocketStream;
+  /** The front-end listens on `socketPath`: connect to it, again and again until it is there, and after every session. */
+  readonly connect?: boolean;
+  /** Ends the back-end. */
+  readonly signal?: AbortSignal;
+  /** How long to look for more chains before asking for kicks, in microseconds; 0 never spins. Default 20. */
+  readonly spinMicroseconds?: number;
+  /** Receives structured log lines; nothing is logged without it. */
+  readonly log?: Log;
+  readonly limits?: SessionLimits;
+  /** Virtio feature bits that are not offered although device and library could, e.g. packed rings. */
+  readonly withoutFeatures?: bigint;
+}
+
+export interface BackendEvents {
+  /** A front-end connected; nothing was read from it yet. */
+  session: [session: BackendSession];
+  /** It is gone; null when it left in good order. */
+  sessionEnd: [session: BackendSession, reason: VhostUserError | null];
+  /** The back-end has ended. */
+  close: [];
+}
+
+/** Connections that may wait for the session before them to end; further ones are closed. */
+const MAX_WAITING = 16;
+
+/**
+ * Serves a device to one front-end after the other. A connection that comes while another is served waits for its end.
+ * It ends by `close`, by the signal or at the end of a `using` block; the session that runs then is ended too.
+ */
+export class VhostUserBackend extends EventEmitter<BackendEvents> implements Disposable {
+  /** Resolves when the back-end has ended; rejects when no front-end can ever be reached. */
+  readonly finished: Promise<void>;
+  readonly #finish: (error?: unknown) => void;
+  readonly #device: VirtioDevice;
+  readonly #options: BackendOptions;
+  readonly #loop: QueueLoop;
+  readonly #log: Log;
+  readonly #waiting: SocketStream[] = [];
+  #source: ConnectionSource | null = null;
+  #session: BackendSession | null = null;
+  #closed = false;
+
+  constructor(device: VirtioDevice, options: BackendOptions) {
+    super();
+    this.#device = device;
+    this.#options = options;
+    this.#log = options.log ?? (() => undefined);
+    const { spinMicroseconds } = options;
+    this.#loop = new QueueLoop(spinMicroseconds === undefined ? {} : { spinMicroseconds });
+    let finish!: (error?: unknown) => void;
+    this.finished = new Promise<void>((resolve, reject) => {
+      finish = (error) => (error === undefined ? resolve() : reject(error as Error));
+    });
+    // Whoever does not look at `finished` reads of a failure in the log.
+    this.finished.catch(() => undefined);
+    this.#finish = finish;
+  }
+
+  /** Begins to take connections. Throws OptionError or PlatformError. */
+  open(): this {
+    const { signal } = this.#options;
+    signal?.throwIfAborted();
+    this.#source = openSource(this.#options, {
+      onConnection: (stream) => this.#connected(stream),
+      onFailure: (error) => this.#close(error),
+    });
+    signal?.addEventListener('abort', this.#aborted, { once: true });
+    return this;
+  }
+
+  /** The session that is being served. */
+  get session(): BackendSession | null {
+    return this.#session;
+  }
+
+  /** The sessions to come, until the back-end ends. */
+  async *sessions(): AsyncIterableIterator<BackendSession> {
+    if (this.#closed) return;
+    const abort = new AbortController();
+    this.once('close', () => abort.abort());
+    try {
+      for await (const [session] of on(this, 'session', { signal: abort.signal })) {
+        yield session as BackendSession;
+      }
+    } catch (error) {
+      if (!abort.signal.aborted) throw error;
+    }
+  }
+
+  /** Ends the session and takes no more connections. Idempotent. */
+  close(): void {
+    this.#close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  readonly #aborted = (): void => this.#close();
+
+  #connected(stream: SocketStream): void {
+    if (this.#closed || this.#waiting.length >= MAX_WAITING) {
+      stream.close();
+      if (!this.#closed) this.#log('warn', 'too many connections wait: closed one');
+    } else if (this.#session !== null) {
+      this.#waiting.push(stream);
+      this.#log('info', 'a connection waits for the session before it to end');
+    } else {
+      this.#serve(stream);
+    }
+  }
+
+  #serve(stream: SocketStream): void {
+    const { platform, limits, withoutFeatures } = this.#options;
+    const session = new BackendSession({
+      platform,
+      device: this.#device,
+      stream,
+      loop: this.#loop,
+      log: this.#log,
+      limits: limits ?? {},
+      withoutFeatures: withoutFeatures ?? 0n,
+    });
+    this.#session = session;
+    void session.closed.then((reason) => this.#sessionEnded(session, reason));
+    this.#log('info', 'a front-end connected');
+    this.emit('session', session);
+    session.start();
+  }
+
+  #sessionEnded(session: BackendSession, reason: VhostUserError | null): void {
+    if (reason === null) this.#log('info', 'the session ended');
+    else this.#log('error', `the session ended: ${reason.message}`, { code: reason.code, error: reason });
+    this.#session = null;
+    this.emit('sessionEnd', session, reason);
+    if (this.#closed) return;
+    const next = this.#waiting.shift();
+    if (next !== undefined) this.#serve(next);
+    else if (this.#source?.next() !== true) this.#close();
+  }
+
+  #close(error?: unknown): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#options.signal?.removeEventListener('abort', this.#aborted);
+    this.#source?.close();
+    for (const stream of this.#waiting.splice(0)) stream.close();
+    this.#session?.end();
+    if (error !== undefined) this.#log('error', 'no front-end can be reached', { error });
+    this.#finish(error);
+    this.emit('close');
+  }
+}
+
+/** Serves `device` as the options say. Throws OptionError or PlatformError when that cannot even begin. */
+export function serveDevice(device: VirtioDevice, options: BackendOptions): VhostUserBackend {
+  return new VhostUserBackend(device, options).open();
+}
+
+function openSource(options: BackendOptions, callbacks: ConnectionCallbacks): ConnectionSource {
+  const { platform, socketPath, fd, stream, connect } = options;
+  const given = [socketPath, fd, stream].filter((option) => option !== undefined).length;
+  if (given !== 1) {
+    throw new OptionError(
+      given === 0 ? 'ERR_OPTION_MISSING' : 'ERR_OPTION_CONFLICT',
+      `exactly one of socketPath, fd and stream says where the front-end is, got ${given}`,
+    );
+  }
+  if (connect === true && socketPath === undefined) {
+    throw new OptionError('ERR_OPTION_CONFLICT', 'connect needs a socketPath to connect to');
+  }
+  if (stream !== undefined) return new SingleSource(stream, callbacks);
+  if (socketPath !== undefined) {
+    return connect === true
+      ? new ConnectingSource(platform, socketPath, callbacks)
+      : new ListeningSource(platform.listen(socketPath), callbacks);
+  }
+  const socket: SocketListener | SocketStream = platform.adoptSocket(fd!);
+  return socket.kind === 'listener'
+    ? new ListeningSource(socket, callbacks)
+    : new SingleSource(socket, callbacks);
+}

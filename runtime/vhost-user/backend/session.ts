@@ -1,0 +1,289 @@
+import { DeviceError, VhostError, type VhostUserError, type VirtqueueError } from '../../errors.js';
+import type { QueueLoop } from '../../device/queue-loop.js';
+import type { DeviceHost, VirtioDevice } from '../../device/virtio-device.js';
+import type { Platform, SocketStream } from '../../platform/platform.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+import { DeviceStatus } from '../../../generated/virtio/status.js';
+import type { OwnedFd } from '../fd-bundle.js';
+import { MemorySlots } from '../memory-slots.js';
+import { MessageStream } from '../message-stream.js';
+import { NegotiatedFeatures } from '../negotiated-features.js';
+import { Vring } from '../vring.js';
+import { BackendChannel } from './backend-channel.js';
+import { handlerOf } from './handlers/index.js';
+import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
+import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
+
+export type Log = DeviceHost['log'];
+
+export interface SessionOptions {
+  readonly platform: Platform;
+  readonly device: VirtioDevice;
+  readonly stream: SocketStream;
+  readonly loop: QueueLoop;
+  readonly log: Log;
+  readonly limits: SessionLimits;
+  /** Virtio bits that are not offered although device and library could. */
+  readonly withoutFeatures: bigint;
+}
+
+export interface SessionLimits {
+  /** Largest payload of a message, in bytes. Default: what the largest request needs. */
+  readonly maxPayload?: number;
+  /** Memory regions at a time. Default 509, as other back-ends have it. */
+  readonly memorySlots?: number;
+}
+
+const DEFAULT_MEMORY_SLOTS = 509;
+/** Looks for lost memory are this many turns apart when there are many regions to look at. */
+const LOOK_EVERY_TURNS = 32;
+/** So few regions are looked at after every turn. */
+const FEW_REGIONS = 8;
+
+/**
+ * One connection of a front-end: what was negotiated, the memory, the rings, and the way back to the front-end. The
+ * handlers of the requests act on it. It ends when the front-end hangs up, breaks a rule that cannot be answered, loses
+ * its memory, or when `end` is called; then everything that came over the connection is closed.
+ */
+export class BackendSession implements Disposable {
+  readonly device: VirtioDevice;
+  readonly platform: Platform;
+  readonly features: NegotiatedFeatures;
+  readonly memory: MemorySlots;
+  readonly log: Log;
+  /** Resolves when the session has ended: null when the front-end left in good order or `end` was called without a reason. */
+  readonly closed: Promise<VhostUserError | null>;
+  readonly #resolveClosed: (reason: VhostUserError | null) => void;
+  readonly #options: SessionOptions;
+  readonly #maxPayload: number;
+  readonly #messages: MessageStream;
+  readonly #vrings = new Map<number, Vring>();
+  #enabledFromStart = false;
+  #status = 0;
+  #channel: BackendChannel | null = null;
+  /** A configuration change that could not be told yet. */
+  #changeUntold = false;
+  #turns = 0;
+  #ended = false;
+
+  constructor(options: SessionOptions) {
+    const { device, platform, limits } = options;
+    this.#options = options;
+    this.device = device;
+    this.platform = platform;
+    this.log = options.log;
+    this.#maxPayload = limits.maxPayload ?? DEFAULT_MAX_PAYLOAD;
+    this.features = new NegotiatedFeatures(
+      offeredFeatures(device, options.withoutFeatures),
+      offeredProtocolFeatures(device),
+    );
+    this.memory = new MemorySlots(platform, limits.memorySlots ?? DEFAULT_MEMORY_SLOTS);
+    let resolveClosed!: (reason: VhostUserError | null) => void;
+    this.closed = new Promise((resolve) => (resolveClosed = resolve));
+    this.#resolveClosed = resolveClosed;
+
+    this.#messages = new MessageStream({
+      platform,
+      stream: options.stream,
+      socket: 'main',
+      receives: 'requests',
+      maxPayload: this.#maxPayload,
+      onMessage: (message) => dispatcher.handle(message),
+      onEnd: (error) => this.end(error),
+    });
+    const dispatcher = new RequestDispatcher({
+      features: this.features,
+      messages: this.#messages,
+      handler: (row) => handlerOf(row, this),
+      onRefused: (error) => this.log('warn', error.message, { code: error.code, error }),
+      onFatal: (error) => this.end(error),
+    });
+  }
+
+  /** Begins the conversation. */
+  start(): void {
+    try {
+      this.device.attach?.({
+        configurationChanged: () => this.#configurationChanged(),
+        log: this.log,
+      });
+    } catch (cause) {
+      this.end(new DeviceError('ERR_DEVICE_FAILED', 'the device failed to take the connection', { cause }));
+      return;
+    }
+    this.#messages.start();
+  }
+
+  /** Ends the session at once. Chains still in flight keep their memory until the device has completed them. */
+  end(reason: VhostUserError | null = null): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    for (const vring of this.#vrings.values()) vring.close();
+    this.#vrings.clear();
+    this.#channel?.close();
+    this.#messages.close();
+    this.memory[Symbol.dispose]();
+    this.#resetDevice();
+    this.#resolveClosed(reason);
+  }
+
+  [Symbol.dispose](): void {
+    this.end();
+  }
+
+  // --- rings
+
+  /** The ring with this index, from its first mention on. Throws ERR_VHOST_PAYLOAD when the device has no such ring. */
+  vring(index: number): Vring {
+    if (index >= this.device.queueCount) {
+      throw new VhostError(
+        'ERR_VHOST_PAYLOAD',
+        `ring ${index}: the device has ${this.device.queueCount}, numbered from 0`,
+      );
+    }
+    let vring = this.#vrings.get(index);
+    if (vring === undefined) {
+      vring = new Vring(
+        index,
+        {
+          platform: this.platform,
+          device: this.device,
+          loop: this.#options.loop,
+          features: this.features,
+          memory: this.memory,
+          onBroken: (broken, error) => this.#ringBroke(broken, error),
+          onTurn: () => this.#turned(),
+          log: this.log,
+        },
+        this.#enabledFromStart,
+      );
+      this.#vrings.set(index, vring);
+    }
+    return vring;
+  }
+
+  /** Rings mentioned so far. */
+  get vrings(): Iterable<Vring> {
+    return this.#vrings.values();
+  }
+
+  get running(): boolean {
+    for (const vring of this.#vrings.values()) if (vring.host !== null) return true;
+    return false;
+  }
+
+  // --- what handlers do beyond one ring
+
+  /** SET_FEATURES. */
+  setFeatures(word: bigint): void {
+    const before = this.features.accepted;
+    // LOG_ALL comes and goes with a migration and concerns no ring's layout.
+    if (this.running && ((before ^ word) & ~VirtioFeature.vhostLogAll) !== 0n) {
+      throw new VhostError('ERR_VHOST_STATE', 'features other than LOG_ALL cannot change while rings run');
+    }
+    this.features.accept(word);
+    // Without bit 30 nobody can send SET_VRING_ENABLE, so every ring is enabled. With it the bits stay as they are.
+    this.#enabledFromStart = !this.features.has(VirtioFeature.vhostUserProtocolFeatures);
+    if (this.#enabledFromStart) for (const vring of this.#vrings.values()) vring.setEnabled(true);
+    this.device.setFeatures?.(word);
+  }
+
+  /** After a change of `memory`: every ring moves over as soon as its chains in flight are completed. */
+  memoryChanged(): void {
+    for (const vring of this.#vrings.values()) vring.memoryChanged();
+  }
+
+  /** RESET_DEVICE, or status 0: rings are drained, stopped and disabled. Memory, protocol features and fds stay. */
+  async reset(): Promise<void> {
+    await Promise.all(Array.from(this.#vrings.values(), (vring) => vring.reset()));
+    if (this.#ended) return;
+    this.features.accepted = 0n;
+    this.#status = 0;
+    this.#enabledFromStart = false;
+    this.#resetDevice();
+  }
+
+  /** RESET_OWNER: rings are disabled and nothing more. */
+  disableRings(): void {
+    for (const vring of this.#vrings.values()) vring.setEnabled(false);
+  }
+
+  /** The device status byte; NEEDS_RESET while a ring is broken. */
+  get status(): number {
+    for (const vring of this.#vrings.values()) {
+      if (vring.broken !== null) return this.#status | DeviceStatus.deviceNeedsReset;
+    }
+    return this.#status;
+  }
+
+  set status(status: number) {
+    this.#status = status & ~DeviceStatus.deviceNeedsReset;
+  }
+
+  /** SET_BACKEND_REQ_FD: takes the fd over. A channel that was there before is closed. */
+  openChannel(fd: OwnedFd): void {
+    const socket = this.platform.adoptSocket(fd.fd);
+    fd.release();
+    if (socket.kind === 'listener') {
+      socket.close();
+      throw new VhostError('ERR_VHOST_FDS', 'expected a connected socket, got a listening one');
+    }
+    this.#channel?.close();
+    this.#channel = new BackendChannel({
+      platform: this.platform,
+      stream: socket,
+      maxPayload: this.#maxPayload,
+      acknowledged: () => this.features.replyAck,
+      onTrouble: (error) => this.log('warn', error.message, { code: error.code, error }),
+    });
+    this.tellChanges();
+  }
+
+  /** Tells of a configuration change that had to wait for a running ring or for the channel. */
+  tellChanges(): void {
+    if (!this.#changeUntold || this.#channel === null || this.#channel.closed || !this.running) return;
+    this.#changeUntold = false;
+    this.#channel.configurationChanged();
+  }
+
+  // --- inside
+
+  /** While every ring is stopped the device is suspended and sends nothing. */
+  #configurationChanged(): void {
+    if (this.#ended || !this.features.hasProtocol(ProtocolFeature.config | ProtocolFeature.backendReq))
+      return;
+    this.#changeUntold = true;
+    this.tellChanges();
+  }
+
+  #ringBroke(vring: Vring, error: VirtqueueError): void {
+    this.log('error', error.message, { ring: vring.index, code: error.code, error });
+    this.#checkMemory();
+  }
+
+  #turned(): void {
+    const regions = this.memory.current?.count ?? 0;
+    if (regions > FEW_REGIONS && ++this.#turns % LOOK_EVERY_TURNS !== 0) return;
+    this.#checkMemory();
+  }
+
+  /** The front-end cut its memory file: no ring can be trusted from here on. */
+  #checkMemory(): void {
+    if (this.#ended || this.memory.current?.damaged !== true) return;
+    this.end(
+      new VhostError(
+        'ERR_VHOST_STATE',
+        'the front-end truncated the memory that it shares; its pages are lost',
+      ),
+    );
+  }
+
+  #resetDevice(): void {
+    try {
+      this.device.reset?.();
+    } catch (error) {
+      this.log('error', 'the device failed to reset', { error });
+    }
+  }
+}

@@ -1,0 +1,98 @@
+import { GuestMemoryError } from '../errors.js';
+import { GuestMemory, MemoryRegion, type RegionDescription } from '../memory/guest-memory.js';
+import type { Platform } from '../platform/platform.js';
+import type { OwnedFd } from './fd-bundle.js';
+
+/**
+ * The front-end's memory as it now stands. Every change makes a new GuestMemory and lets go of the one before, which lives
+ * on while rings or chains in flight still use it. A change that fails leaves everything as it was.
+ */
+export class MemorySlots implements Disposable {
+  readonly #platform: Platform;
+  /** Regions that may be there at once. */
+  readonly limit: number;
+  #current: GuestMemory | null = null;
+
+  constructor(platform: Platform, limit: number) {
+    this.#platform = platform;
+    this.limit = limit;
+  }
+
+  /** null before the first region came. The session's own hold; whoever keeps it calls `retain`. */
+  get current(): GuestMemory | null {
+    return this.#current;
+  }
+
+  /** SET_MEM_TABLE: these regions instead of all before. The fds are only used to map. */
+  replace(table: readonly { readonly description: RegionDescription; readonly fd: OwnedFd }[]): void {
+    this.#checkLimit(table.length);
+    const regions: MemoryRegion[] = [];
+    this.#install(regions, () => {
+      for (const { description, fd } of table)
+        regions.push(MemoryRegion.map(this.#platform, description, fd.fd));
+    });
+  }
+
+  /** ADD_MEM_REG. */
+  add(description: RegionDescription, fd: OwnedFd): void {
+    const regions = this.#held();
+    this.#install(regions, () => {
+      this.#checkLimit(regions.length + 1);
+      regions.push(MemoryRegion.map(this.#platform, description, fd.fd));
+    });
+  }
+
+  /** REM_MEM_REG: the region with these addresses and this size; the file offset does not matter. */
+  remove(wanted: RegionDescription): void {
+    const regions = this.#held();
+    this.#install(regions, () => {
+      const at = regions.findIndex(
+        ({ description }) =>
+          description.guestAddress === wanted.guestAddress &&
+          description.userAddress === wanted.userAddress &&
+          description.size === wanted.size,
+      );
+      if (at < 0) {
+        throw new GuestMemoryError(
+          'ERR_GUEST_MEMORY_REGION',
+          `no region at guest address 0x${wanted.guestAddress.toString(16)}, user address ` +
+            `0x${wanted.userAddress.toString(16)}, ${wanted.size} bytes`,
+        );
+      }
+      for (const region of regions.splice(at, 1)) region.release();
+    });
+  }
+
+  /** Lets go of everything. */
+  [Symbol.dispose](): void {
+    this.#current?.release();
+    this.#current = null;
+  }
+
+  /** The regions of now, each held once more for the table to come. */
+  #held(): MemoryRegion[] {
+    return (this.#current?.regions ?? []).map((region) => region.retain());
+  }
+
+  /** Completes `regions`, each held once, and makes them the current memory; on a failure lets go of them. */
+  #install(regions: MemoryRegion[], complete: () => void): void {
+    let next: GuestMemory;
+    try {
+      complete();
+      next = new GuestMemory(regions);
+    } catch (error) {
+      for (const region of regions) region.release();
+      throw error;
+    }
+    this.#current?.release();
+    this.#current = next;
+  }
+
+  #checkLimit(count: number): void {
+    if (count <= this.limit) return;
+    throw new GuestMemoryError(
+      'ERR_GUEST_MEMORY_LIMIT',
+      `${count} memory regions, ${this.limit} are allowed`,
+    );
+  }
+}

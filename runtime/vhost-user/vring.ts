@@ -1,0 +1,370 @@
+import { GuestMemoryError, VhostError, VirtqueueError } from '../errors.js';
+import { QueueHost } from '../device/queue-host.js';
+import type { QueueLoop } from '../device/queue-loop.js';
+import type { VirtioDevice } from '../device/virtio-device.js';
+import type { GuestMemory } from '../memory/guest-memory.js';
+import type { Platform, Watch } from '../platform/platform.js';
+import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
+import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
+import type { VringAddress } from '../../generated/vhost-user/payloads.js';
+import { VirtioFeature } from '../../generated/virtio/features.js';
+import type { OwnedFd } from './fd-bundle.js';
+import type { MemorySlots } from './memory-slots.js';
+import type { NegotiatedFeatures } from './negotiated-features.js';
+import { decodeBase, encodeBase } from './vring-base.js';
+
+/** What a ring needs of its session. */
+export interface VringContext {
+  readonly platform: Platform;
+  readonly device: VirtioDevice;
+  readonly loop: QueueLoop;
+  readonly features: NegotiatedFeatures;
+  readonly memory: MemorySlots;
+  /** The ring broke; its err fd was signalled already. */
+  readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
+  readonly onTurn: () => void;
+  readonly log: (level: 'warn' | 'debug', message: string, fields: Record<string, unknown>) => void;
+}
+
+/** Largest queue of a device that states none. */
+const DEFAULT_MAX_SIZE = 1024;
+/** Largest queue of the specification. */
+const MAX_SIZE = 32768;
+
+/**
+ * One ring as the conversation sees it. It exists from its first mention, since front-ends name rings before they
+ * negotiate anything (QEMU sends SET_VRING_CALL right after GET_FEATURES). Two independent bits rule it:
+ *
+ *             SET_VRING_KICK            SET_VRING_ENABLE 1, or SET_FEATURES without bit 30
+ *   stopped ─────────────────▶ started       disabled ──────────────▶ enabled
+ *           ◀───────────────── drained                ◀────────────── 0
+ *             GET_VRING_BASE, reset
+ *
+ * A started ring is live, i.e. has a virtqueue and a QueueHost, once its size, its addresses and the memory they lie in
+ * are there, in whatever order they come. A live ring whose memory is taken away stays closed until it is there again.
+ * The device is given the ring when it is live and enabled. A disabled ring leaves its chains alone: no device here has
+ * chains that may be dropped.
+ */
+export class Vring {
+  readonly index: number;
+  readonly #context: VringContext;
+  #size = 0;
+  #addresses: VringAddress | null = null;
+  /** Wire form; null when nobody said where the ring stands. */
+  #base: number | null = null;
+  #started = false;
+  #enabled: boolean;
+  #kick: OwnedFd | null = null;
+  #call: OwnedFd | null = null;
+  #err: OwnedFd | null = null;
+  #watch: Watch | null = null;
+  #host: QueueHost | null = null;
+  /** The memory that the live ring is bound to, held. */
+  #memory: GuestMemory | null = null;
+
+  constructor(index: number, context: VringContext, enabled: boolean) {
+    this.index = index;
+    this.#context = context;
+    this.#enabled = enabled;
+  }
+
+  get started(): boolean {
+    return this.#started;
+  }
+
+  get enabled(): boolean {
+    return this.#enabled;
+  }
+
+  /** The ring's queue while it is live. */
+  get host(): QueueHost | null {
+    return this.#host;
+  }
+
+  get broken(): VirtqueueError | null {
+    return this.#host?.broken ?? null;
+  }
+
+  /** SET_VRING_NUM. */
+  setSize(size: number): void {
+    this.#mustNotRun('its size');
+    const limit = Math.min(this.#context.device.maxQueueSize ?? DEFAULT_MAX_SIZE, MAX_SIZE);
+    if (size < 1 || size > limit) throw this.#payload(`a size from 1 to ${limit}`, String(size));
+    this.#size = size;
+    this.#goLive(false);
+  }
+
+  /**
+   * SET_VRING_ADDR. While the ring runs this moves it: QEMU sends the same addresses again with another log flag when a
+   * migration starts or ends.
+   */
+  setAddresses(addresses: VringAddress): void {
+    const before = this.#addresses;
+    this.#addresses = addresses;
+    if (this.#host === null) {
+      this.#goLive(false);
+      return;
+    }
+    const memory = this.#context.memory.current;
+    if (memory !== null && this.#areas(memory) === null) {
+      this.#addresses = before;
+      throw this.#unmapped(addresses);
+    }
+    this.memoryChanged();
+  }
+
+  /** SET_VRING_BASE. */
+  setBase(base: number): void {
+    this.#mustNotRun('its base');
+    // Before SET_FEATURES the format is not known; it is decoded again when the ring starts.
+    if (this.#context.features.accepted !== 0n) decodeBase(this.#format(), base);
+    this.#base = base;
+  }
+
+  /** SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again. */
+  setKick(kick: OwnedFd | null): void {
+    this.#closeKick();
+    this.#kick = kick;
+    const wasStarted = this.#started;
+    this.#started = true;
+    try {
+      this.#goLive(true);
+    } catch (error) {
+      if (!wasStarted) this.#started = false;
+      this.#closeKick();
+      throw error;
+    }
+    // A replaced fd may have carried a kick that nobody will read.
+    if (wasStarted && this.#host !== null) {
+      this.#watchKick(this.#host);
+      this.#host.resume();
+    }
+  }
+
+  /** SET_VRING_CALL. The new fd is signalled once: what was completed before it came must not wait for the next call. */
+  setCall(call: OwnedFd | null): void {
+    this.#call?.close();
+    this.#call = call;
+    this.#signal(call, 'call');
+  }
+
+  /** SET_VRING_ERR. */
+  setErr(err: OwnedFd | null): void {
+    this.#err?.close();
+    this.#err = err;
+  }
+
+  setEnabled(enabled: boolean): void {
+    this.#enabled = enabled;
+    if (enabled) this.#host?.enable();
+    else this.#host?.disable();
+  }
+
+  /** Stops the ring once every chain in flight is completed, and gives its position in wire form. */
+  async stop(): Promise<number> {
+    this.#started = false;
+    this.#closeKick();
+    const host = this.#host;
+    if (host !== null) {
+      const state = await host.stop();
+      if (this.#host === host) {
+        this.#base = encodeBase(state);
+        this.#host = null;
+        this.#letGoOfMemory();
+      }
+    }
+    return this.#base ?? encodeBase(initialVirtqueueState(this.#format()));
+  }
+
+  /** Stops the ring as `stop` does and forgets where it stood. Call and err fds stay. */
+  async reset(): Promise<void> {
+    await this.stop();
+    this.#base = null;
+    this.#enabled = false;
+  }
+
+  /** The memory table changed, or the ring's place in it. */
+  memoryChanged(): void {
+    if (this.#host !== null) {
+      this.#host.whenQuiet(() => this.#rebind());
+      return;
+    }
+    try {
+      this.#goLive(false);
+    } catch (error) {
+      // Nobody asked for this ring now, so its fault is its own and not the request's.
+      this.#started = false;
+      this.#signal(this.#err, 'err');
+      this.#context.onBroken(this, asVirtqueueError(this.index, error));
+    }
+  }
+
+  /** The connection ends: closes everything at once. Memory is held on until no chain in flight lies in it. */
+  close(): void {
+    this.#started = false;
+    this.#closeKick();
+    this.setErr(null);
+    this.#call?.close();
+    this.#call = null;
+    const host = this.#host;
+    const memory = this.#memory;
+    this.#host = this.#memory = null;
+    if (host === null) memory?.release();
+    else host.detach(() => memory?.release());
+  }
+
+  // --- inside
+
+  /** Makes a started ring live if everything is there. `demand`: its addresses must lie in memory if there is any. */
+  #goLive(demand: boolean): void {
+    const { features, platform, device, loop } = this.#context;
+    const memory = this.#context.memory.current;
+    const addresses = this.#addresses;
+    if (!this.#started || this.#host !== null) return;
+    if (this.#size === 0 || addresses === null || memory === null) return;
+    const areas = this.#areas(memory);
+    if (areas === null) {
+      if (demand) throw this.#unmapped(addresses);
+      return;
+    }
+    const format = this.#format();
+    const virtqueue = startDeviceVirtqueue(
+      {
+        index: this.index,
+        size: this.#size,
+        format,
+        eventIdx: features.has(VirtioFeature.eventIdx),
+        indirect: features.has(VirtioFeature.indirectDesc),
+        inOrder: features.has(VirtioFeature.inOrder),
+        areas,
+        memory,
+        state: this.#position(format, areas),
+      },
+      platform.windows,
+    );
+    this.#memory = memory.retain();
+    const host = new QueueHost({
+      virtqueue,
+      device,
+      features: features.accepted,
+      windows: platform.windows,
+      loop,
+      call: () => this.#signal(this.#call, 'call'),
+      onBroken: (error) => {
+        this.#signal(this.#err, 'err');
+        this.#context.onBroken(this, error);
+      },
+      onTurn: this.#context.onTurn,
+    });
+    this.#host = host;
+    try {
+      this.#watchKick(host);
+    } catch (error) {
+      this.#host = null;
+      host.detach(() => this.#letGoOfMemory());
+      throw error;
+    }
+    if (this.#enabled) host.enable();
+  }
+
+  /** Binds the quiet live ring to the memory of now. False when it cannot go on with it. */
+  #rebind(): boolean {
+    const memory = this.#context.memory.current;
+    const areas = memory === null ? null : this.#areas(memory);
+    const before = this.#memory;
+    this.#memory = null;
+    try {
+      if (memory === null || areas === null) return false;
+      this.#host?.rebind(memory, areas);
+      this.#memory = memory.retain();
+      return true;
+    } catch (error) {
+      this.#host?.break(asVirtqueueError(this.index, error));
+      return false;
+    } finally {
+      before?.release();
+    }
+  }
+
+  #format(): 'split' | 'packed' {
+    return this.#context.features.has(VirtioFeature.ringPacked) ? 'packed' : 'split';
+  }
+
+  /**
+   * Where the ring goes on. A split ring's base is the available index alone; the used index stands in the ring itself,
+   * where the device before, in this process or another, left it.
+   */
+  #position(format: 'split' | 'packed', areas: VirtqueueAreas): VirtqueueState {
+    const state = this.#base === null ? initialVirtqueueState(format) : decodeBase(format, this.#base);
+    if (state.format === 'packed') return state;
+    return {
+      ...state,
+      nextUsed: readSplitUsedIndex(this.#context.platform.windows, areas.device, this.index),
+    };
+  }
+
+  /** Where the ring's areas are; null when one does not lie in one region. Addresses are the front-end's own. */
+  #areas(memory: GuestMemory): VirtqueueAreas | null {
+    const { descriptor, available, used } = this.#addresses!;
+    const [driverLength, deviceLength] =
+      this.#format() === 'packed' ? [4, 4] : [6 + 2 * this.#size, 6 + 8 * this.#size];
+    const areas = {
+      descriptor: memory.translateUser(descriptor, 16 * this.#size),
+      driver: memory.translateUser(available, driverLength),
+      device: memory.translateUser(used, deviceLength),
+    };
+    if (areas.descriptor === null || areas.driver === null || areas.device === null) return null;
+    return { descriptor: areas.descriptor, driver: areas.driver, device: areas.device };
+  }
+
+  #watchKick(host: QueueHost): void {
+    host.polled = this.#kick === null;
+    if (this.#kick !== null) {
+      this.#watch ??= this.#context.platform.watchEventFd(this.#kick.fd, () => this.#host?.kick());
+    }
+  }
+
+  #closeKick(): void {
+    this.#watch?.close();
+    this.#watch = null;
+    this.#kick?.close();
+    this.#kick = null;
+  }
+
+  #letGoOfMemory(): void {
+    this.#memory?.release();
+    this.#memory = null;
+  }
+
+  #signal(fd: OwnedFd | null, what: 'call' | 'err'): void {
+    if (fd === null) return;
+    try {
+      this.#context.platform.signalEventFd(fd.fd);
+    } catch (error) {
+      this.#context.log('warn', `ring ${this.index}: cannot signal its ${what} fd`, { error });
+    }
+  }
+
+  #mustNotRun(what: string): void {
+    if (this.#host === null) return;
+    throw new VhostError('ERR_VHOST_STATE', `ring ${this.index} runs: ${what} cannot change`);
+  }
+
+  #payload(expected: string, got: string): VhostError {
+    return new VhostError('ERR_VHOST_PAYLOAD', `ring ${this.index}: expected ${expected}, got ${got}`);
+  }
+
+  #unmapped(addresses: VringAddress): GuestMemoryError {
+    const { descriptor, available, used } = addresses;
+    const hex = [descriptor, available, used].map((address) => `0x${address.toString(16)}`).join(', ');
+    return new GuestMemoryError(
+      'ERR_GUEST_MEMORY_UNMAPPED',
+      `ring ${this.index}, ${this.#size} entries: its areas at user addresses ${hex} do not lie in memory regions`,
+    );
+  }
+}
+
+function asVirtqueueError(queue: number, cause: unknown): VirtqueueError {
+  if (cause instanceof VirtqueueError) return cause;
+  return new VirtqueueError('ERR_VIRTQ_CONFIGURATION', queue, 'the ring cannot be started', { cause });
+}
