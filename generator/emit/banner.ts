@@ -32,3 +32,6 @@ export function markdownBanner(from: string): string {
     .map((line) => `${line}\n`)
     .join('')}-->\n`;
 }
+
+/** Source of what is made from all schema files together. */
+export const ALL_SCHEMAS = 'schema/, all files';

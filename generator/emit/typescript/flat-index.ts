@@ -1,9 +1,9 @@
 import type { Model } from '../../model/types.js';
-import { lineBanner } from '../banner.js';
+import { ALL_SCHEMAS, lineBanner } from '../banner.js';
 import type { Output } from '../output.js';
 
 /** generated/index.ts: everything, flat. Names are unique over all files, which a rule makes sure of. */
 export function emitFlatIndex(model: Model): Output {
   const lines = model.files.map((file) => `export * from './${file.path}.js';\n`).sort();
-  return { path: 'index.ts', text: `${lineBanner('schema/**/*.yaml')}\n${lines.join('')}` };
+  return { path: 'index.ts', text: `${lineBanner(ALL_SCHEMAS)}\n${lines.join('')}` };
 }
