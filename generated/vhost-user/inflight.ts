@@ -34,11 +34,11 @@ export const InflightDescriptorSplit = {
   },
   /** 1 while the chain that starts here is with the device. */
   inflight: (u32: Uint32Array, i: number): number => u32[i]! & 0xff,
-  /** Sets `inflight`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `inflight`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setInflight: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -256) | value),
   /** Head of the chain completed before in the batch. */
   next: (u32: Uint32Array, i: number): number => u32[i + 1]! >>> 16,
-  /** Sets `next`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & 65535) | (value << 16)),
   /** Order in which chains were taken. */
   counter: (u32: Uint32Array, i: number): number => u32[i + 3]! * 4294967296 + u32[i + 2]!,
@@ -76,19 +76,19 @@ export const InflightRegionSplit = {
   setFeatures: (u32: Uint32Array, i: number, value: number): void => void ((u32[i] = value), (u32[i + 1] = value / 4294967296)),
   /** 1; 0 in fresh memory. */
   version: (u32: Uint32Array, i: number): number => u32[i + 2]! & 0xffff,
-  /** Sets `version`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `version`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setVersion: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & -65536) | value),
   /** Size of the ring. `desc_num`. */
   numDescriptors: (u32: Uint32Array, i: number): number => u32[i + 2]! >>> 16,
-  /** Sets `numDescriptors`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `numDescriptors`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNumDescriptors: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & 65535) | (value << 16)),
   /** Head of the list of the last batch. */
   lastBatchHead: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `lastBatchHead`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `lastBatchHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setLastBatchHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
   /** Used index after the last batch. */
   usedIdx: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `usedIdx`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `usedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
   /**
    * One entry a descriptor.
@@ -124,19 +124,19 @@ export const InflightDescriptorPacked = {
   },
   /** 1 while the chain that starts here is with the device. */
   inflight: (u32: Uint32Array, i: number): number => u32[i]! & 0xff,
-  /** Sets `inflight`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `inflight`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setInflight: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -256) | value),
   /** Next entry of the list. */
   next: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `next`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
   /** Last entry of the chain, in its head. */
   last: (u32: Uint32Array, i: number): number => u32[i + 1]! & 0xffff,
-  /** Sets `last`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `last`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setLast: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & -65536) | value),
   /** Descriptors of the chain, in its head. */
   num: (u32: Uint32Array, i: number): number => u32[i + 1]! >>> 16,
-  /** Sets `num`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `num`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNum: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & 65535) | (value << 16)),
   /** Order in which chains were taken, in the head. */
   counter: (u32: Uint32Array, i: number): number => u32[i + 3]! * 4294967296 + u32[i + 2]!,
@@ -144,11 +144,11 @@ export const InflightDescriptorPacked = {
   setCounter: (u32: Uint32Array, i: number, value: number): void => void ((u32[i + 2] = value), (u32[i + 3] = value / 4294967296)),
   /** Buffer id. */
   id: (u32: Uint32Array, i: number): number => u32[i + 4]! & 0xffff,
-  /** Sets `id`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `id`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setId: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & -65536) | value),
   /** Flags of the descriptor. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 4]! >>> 16,
-  /** Sets `flags`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & 65535) | (value << 16)),
   /** Length of the buffer. */
   len: (u32: Uint32Array, i: number): number => u32[i + 5]!,
@@ -194,35 +194,35 @@ export const InflightRegionPacked = {
   setFeatures: (u32: Uint32Array, i: number, value: number): void => void ((u32[i] = value), (u32[i + 1] = value / 4294967296)),
   /** 1; 0 in fresh memory. */
   version: (u32: Uint32Array, i: number): number => u32[i + 2]! & 0xffff,
-  /** Sets `version`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `version`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setVersion: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & -65536) | value),
   /** Size of the ring. `desc_num`. */
   numDescriptors: (u32: Uint32Array, i: number): number => u32[i + 2]! >>> 16,
-  /** Sets `numDescriptors`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `numDescriptors`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNumDescriptors: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & 65535) | (value << 16)),
   /** Head of the free list. */
   freeHead: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `freeHead`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `freeHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFreeHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
   /** The same before the last batch. */
   oldFreeHead: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `oldFreeHead`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `oldFreeHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setOldFreeHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
   /** Used position. */
   usedIdx: (u32: Uint32Array, i: number): number => u32[i + 4]! & 0xffff,
-  /** Sets `usedIdx`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `usedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & -65536) | value),
   /** The same before the last batch. */
   oldUsedIdx: (u32: Uint32Array, i: number): number => u32[i + 4]! >>> 16,
-  /** Sets `oldUsedIdx`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `oldUsedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setOldUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & 65535) | (value << 16)),
   /** Wrap counter at the used position. */
   usedWrapCounter: (u32: Uint32Array, i: number): number => u32[i + 5]! & 0xff,
-  /** Sets `usedWrapCounter`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `usedWrapCounter`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setUsedWrapCounter: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 5] = (u32[i + 5]! & -256) | value),
   /** The same before the last batch. */
   oldUsedWrapCounter: (u32: Uint32Array, i: number): number => (u32[i + 5]! >>> 8) & 0xff,
-  /** Sets `oldUsedWrapCounter`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `oldUsedWrapCounter`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setOldUsedWrapCounter: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 5] = (u32[i + 5]! & -65281) | (value << 8)),
   /**
    * One entry a descriptor.

@@ -69,11 +69,11 @@ export const PackedDesc = {
   setLen: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = value),
   /** Buffer id, in the last descriptor of a chain. */
   id: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `id`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `id`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setId: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
   /** What the buffer is and whose. `PackedDescFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `flags`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
   /** Acquire: what its writer stored before is seen after. `i` is in units of 2 bytes. */
   loadFlags: (u16: Uint16Array, i: number): number => Atomics.load(u16, i + 7),
@@ -104,10 +104,10 @@ export const PackedEventSuppress = {
    * `desc`.
    */
   offWrap: (u32: Uint32Array, i: number): number => u32[i]! & 0xffff,
-  /** Sets `offWrap`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `offWrap`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setOffWrap: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -65536) | value),
   /** What is wanted. `EventFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `flags`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
 } as const;

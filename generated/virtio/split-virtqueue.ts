@@ -74,11 +74,11 @@ export const VirtqDesc = {
   setLen: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = value),
   /** What the buffer is. `VirtqDescFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `flags`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
   /** Next descriptor of the chain, if the flags say so. */
   next: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `next`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
 } as const;
 
@@ -171,11 +171,11 @@ export const VirtqUsed = {
   },
   /** Whether the device wants kicks. `VirtqUsedFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i]! & 0xffff,
-  /** Sets `flags`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -65536) | value),
   /** Where the device puts the next element, modulo 65536. */
   idx: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `idx`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `idx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
   /** Acquire: what its writer stored before is seen after. `i` is in units of 2 bytes. */
   loadIdx: (u16: Uint16Array, i: number): number => Atomics.load(u16, i + 1),
@@ -185,6 +185,6 @@ export const VirtqUsed = {
   ringIndex: (i: number, n: number): number => i + 2 * n + 1,
   /** Available index at which the device wants the next kick. */
   availEvent: (u32: Uint32Array, i: number, queueSize: number): number => u32[i + 2 * queueSize + 1]! & 0xffff,
-  /** Sets `availEvent`. Shares its Uint32 element: not for a word that the peer writes. */
+  /** Sets `availEvent`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
   setAvailEvent: (u32: Uint32Array, i: number, queueSize: number, value: number): void => void (u32[i + 2 * queueSize + 1] = (u32[i + 2 * queueSize + 1]! & -65536) | value),
 } as const;
