@@ -67,6 +67,7 @@ int Watch::DrainCounter() {
 }
 
 int SignalEventFd(int fd) {
+  if (fd < 0) return -EBADF;  // poll ignores it
   // An eventfd cannot be written with RWF_NOWAIT, and O_NONBLOCK is not ours to set: the peer may read the
   // same open file and rely on blocking. So ask first. Not writable means full, which is as good as
   // signalled.

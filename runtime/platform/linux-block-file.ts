@@ -44,8 +44,10 @@ export class LinuxBlockFile implements BlockFile {
     const { readOnly, direct = false, threads = false } = options;
     this.#addon = addon;
     this.#path = path;
-    const [file, size, blockSize, canDiscard] = attempt(`open ${path}`, () =>
-      addon.blockOpen(path, readOnly, direct, threads, (count) => this.#ended(count)),
+    const [file, size, blockSize, canDiscard] = attempt(
+      `open ${path}`,
+      () => addon.blockOpen(path, readOnly, direct, threads, (count) => this.#ended(count)),
+      { ENOTBLK: 'it is neither a regular file nor a block device' },
     );
     this.#file = file;
     this.size = size;

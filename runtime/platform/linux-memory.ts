@@ -13,6 +13,11 @@ export class LinuxWindows implements WindowTable {
   }
 }
 
+const MEANINGS = {
+  EOVERFLOW: 'the file is shorter than that',
+  EINVAL: 'the range is empty, not aligned to 8 bytes, or the file is of a kind that is not mapped',
+};
+
 export class LinuxMapping implements Mapping {
   readonly length: bigint;
   readonly firstWindow: number;
@@ -34,6 +39,7 @@ export class LinuxMapping implements Mapping {
     const [firstWindow, flag, buffers] = attempt(
       () => `map ${length} bytes at offset ${offset} of fd ${fd}`,
       () => addon.memoryMap(fd, offset, length),
+      MEANINGS,
     );
     this.length = length;
     this.firstWindow = firstWindow;

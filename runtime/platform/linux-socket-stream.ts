@@ -6,6 +6,8 @@ import type { SocketStream } from './platform.js';
 
 const WOULD_BLOCK = -constants.errno.EAGAIN;
 
+const LOST_FDS = { EMFILE: 'too many open files, so that some of the received fds are lost' };
+
 export class LinuxSocketStream implements SocketStream {
   readonly kind = 'stream';
   readonly fd: number;
@@ -36,8 +38,10 @@ export class LinuxSocketStream implements SocketStream {
 
   receive(into: Uint8Array, fds: number[]): number {
     this.#checkOpen('receive from');
-    const count = attempt(`receive from socket ${this.fd}`, () =>
-      this.#addon.socketReceive(this.fd, into, fds),
+    const count = attempt(
+      `receive from socket ${this.fd}`,
+      () => this.#addon.socketReceive(this.fd, into, fds),
+      LOST_FDS,
     );
     return count >= 0 ? count : this.#refused('receive from', 'recvmsg', count);
   }

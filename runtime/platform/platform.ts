@@ -1,3 +1,5 @@
+import type { PlatformError } from '../errors.js';
+
 /**
  * What the runtime needs from the operating system. Two implementations: `linux.ts` over the addon, `fake.ts` in memory
  * for tests. Every failing call throws PlatformError with the system call and errno; would-block is never an error.
@@ -39,8 +41,12 @@ export interface Platform {
   createEventFd(): number;
   /** Adds one. A full counter is success: the peer has a signal pending. Never blocks. */
   signalEventFd(fd: number): void;
-  /** Calls back on the loop after the counter was drained natively. `close` stops watching; it does not close the fd. */
-  watchEventFd(fd: number, onSignal: () => void): Watch;
+  /**
+   * Calls back on the loop after the counter was drained natively. `close` stops watching; it does not close the fd.
+   * An fd that turns out to be unreadable (a peer may pass anything) is watched no more and given to `onFailure`;
+   * without one that is an uncaughtException.
+   */
+  watchEventFd(fd: number, onSignal: () => void, onFailure?: (error: PlatformError) => void): Watch;
 
   // --- bulk work between windows and files
   copies: CopyTable;
