@@ -62,7 +62,7 @@ export class Guest implements AsyncDisposable {
       return `${qemu.ending}--- QEMU\n${qemu.output}\n--- guest console\n${tail(folder.file('console'))}`;
     };
     try {
-      const shell = await GuestShell.open(folder.file('shell'), qemu);
+      const shell = await GuestShell.open(folder.file('shell'), qemu, describe);
       const qmp = await Qmp.open(folder.file('qmp'), qemu);
       await shell.booted(1);
       return new Guest(qemu, qmp, shell, folder);
@@ -91,6 +91,13 @@ export class Guest implements AsyncDisposable {
   async reboot(): Promise<void> {
     const before = this.#shell.boots;
     this.#shell.send('sync; reboot -f');
+    await this.#shell.booted(before + 1);
+  }
+
+  /** Resets the machine from outside, whatever the guest is doing, and waits until it is up again. */
+  async reset(): Promise<void> {
+    const before = this.#shell.boots;
+    await this.qmp.execute('system_reset');
     await this.#shell.booted(before + 1);
   }
 

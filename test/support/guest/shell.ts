@@ -11,17 +11,19 @@ export interface CommandResult {
 export class GuestShell {
   #socket!: LineSocket;
   readonly #qemu: RunningProgram;
+  readonly #describe: () => string;
   #next = 0;
   #boots = 0;
   #bootWaiters: (() => void)[] = [];
   readonly #waiting = new Map<string, (result: CommandResult) => void>();
 
-  private constructor(qemu: RunningProgram) {
+  private constructor(qemu: RunningProgram, describe: () => string) {
+    this.#describe = describe;
     this.#qemu = qemu;
   }
 
-  static async open(path: string, qemu: RunningProgram): Promise<GuestShell> {
-    const shell = new GuestShell(qemu);
+  static async open(path: string, qemu: RunningProgram, describe: () => string): Promise<GuestShell> {
+    const shell = new GuestShell(qemu, describe);
     shell.#socket = await LineSocket.open(path, (line) => shell.#receive(line), qemu);
     return shell;
   }
@@ -48,7 +50,11 @@ export class GuestShell {
     const id = String(this.#next++);
     const result = new Promise<CommandResult>((resolve) => this.#waiting.set(id, resolve));
     this.send(script, id);
-    return within(limit, this.#qemu.whileRunning(result), () => `the guest did not finish: ${script}`);
+    return within(
+      limit,
+      this.#qemu.whileRunning(result),
+      () => `the guest did not finish: ${script}\n${this.#describe()}`,
+    );
   }
 
   /** Starts a script that never answers. */
