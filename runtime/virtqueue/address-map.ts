@@ -10,10 +10,12 @@ const HIGH = 0x1_0000_0000;
  * tested with int32 arithmetic alone, straight from the two words of a descriptor:
  *
  *   offset = low - lows[i] | 0
- *   inside = high === highs[i] && offset >= floors[i] && offset <= ceilings[i] - length      (0 < length <= SEGMENT_MAX)
+ *   inside = high === highs[i] && offset >= 0 && offset <= ceilings[i] - length              (0 < length <= SEGMENT_MAX)
  *
  *   lows[i] is the low word of the address of the *window's* first byte, hence `offset` is the offset in the window.
  *   Inside one 4 GiB page low and offset determine each other, so the test is exact although the subtraction wraps.
+ *   A span that does not start where its window starts (1 below) has ceiling 0 and never passes. That takes a region that
+ *   lies across a 4 GiB boundary and is not aligned to windows, which the usual machines do not have.
  *
  *   region     |-----------------------------------------------------------------|
  *   window k   |=========stride=========|------overlap------|                    .
@@ -32,15 +34,15 @@ export class AddressMap {
   readonly ends: Float64Array;
   readonly highs: Int32Array;
   readonly lows: Int32Array;
-  /** Smallest offset in the window that belongs to the span. */
-  readonly floors: Int32Array;
-  /** Largest end offset of a range that starts in the span and is contiguous in the window. */
+  /** Largest end offset that the hot loops accept for a range that starts in the span. */
   readonly ceilings: Int32Array;
   readonly windows: Int32Array;
-  /** Each span's window as words, for indirect tables; offset 0 is the window's first byte. */
+  /** By window index: the window as words, for indirect tables. Windows of others are empty. */
   readonly words: readonly Int32Array[];
+  readonly #floors: Float64Array;
+  readonly #reaches: Float64Array;
   /** Each span's window as bytes. */
-  readonly bytes: readonly Uint8Array[];
+  readonly #bytes: readonly Uint8Array[];
 
   constructor(memory: VirtqueueMemory, table: WindowTable) {
     const spans: Span[] = [];
@@ -53,13 +55,18 @@ export class AddressMap {
     this.ends = Float64Array.from(spans, (span) => span.end);
     this.highs = Int32Array.from(spans, (span) => Math.floor(span.start / HIGH));
     this.lows = Int32Array.from(spans, (span) => (span.windowStart % HIGH) | 0);
-    this.floors = Int32Array.from(spans, (span) => span.start - span.windowStart);
-    this.ceilings = Int32Array.from(spans, (span) => span.reach - span.windowStart);
+    this.#floors = Float64Array.from(spans, (span) => span.start - span.windowStart);
+    this.#reaches = Float64Array.from(spans, (span) => span.reach - span.windowStart);
+    this.ceilings = Int32Array.from(this.#reaches, (reach, i) => (this.#floors[i] === 0 ? reach : 0));
     this.windows = Int32Array.from(spans, (span) => span.window);
-    this.bytes = spans.map((span) => table.u8[span.window]!);
-    this.words = this.bytes.map(
-      (view) => new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2),
-    );
+    this.#bytes = spans.map((span) => table.u8[span.window]!);
+    const none: Int32Array = new Int32Array(0);
+    const words = Array.from({ length: Math.max(-1, ...this.windows) + 1 }, () => none);
+    for (const [i, window] of this.windows.entries()) {
+      const view = this.#bytes[i]!;
+      words[window] = new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
+    }
+    this.words = words;
   }
 
   /** Index of the span that holds `address`, -1 when none does. */
@@ -76,12 +83,12 @@ export class AddressMap {
 
   /** Offset of `address` in the window of `span`, which holds it. */
   offset(span: number, address: number): number {
-    return address - this.starts[span]! + this.floors[span]!;
+    return address - this.starts[span]! + this.#floors[span]!;
   }
 
   /** How many bytes from `address` on are contiguous in the window of `span`: at least one, at most SEGMENT_MAX. */
   contiguous(span: number, address: number): number {
-    const toReach = this.ceilings[span]! - this.offset(span, address);
+    const toReach = this.#reaches[span]! - this.offset(span, address);
     return Math.min(toReach, SEGMENT_MAX);
   }
 
@@ -95,7 +102,7 @@ export class AddressMap {
       if (span < 0) return false;
       const offset = this.offset(span, address + done);
       const piece = Math.min(length - done, this.contiguous(span, address + done));
-      target.set(this.bytes[span]!.subarray(offset, offset + piece), done);
+      target.set(this.#bytes[span]!.subarray(offset, offset + piece), done);
       done += piece;
     }
     return true;

@@ -12,6 +12,9 @@ import { VirtqueueError } from '../errors.js';
 import { AddressMap } from './address-map.js';
 import { CompletionOrder } from './completion-order.js';
 
+/** 1 MiB. Longer buffers cost more to move than the thorough walk takes. */
+const PLAIN_LENGTH_MAX = 0x10_0000;
+
 /**
  * What the split and the packed device queue have in common: the latch, the book of chains in flight, the batch loop
  * around the format's hot loop, and the order of completions.
@@ -36,14 +39,17 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected readonly windows: WindowTable;
   protected memory: VirtqueueMemory;
   protected map: AddressMap;
-  /** By handle: ring slots that the chain in flight holds, 0 when none is. */
-  protected readonly slots: Uint16Array;
-  /** By handle: bytes that the device may write into the chain, 2^32 counted as 2^32 - 1. */
-  protected readonly writable: Uint32Array;
+  /**
+   * The chains in flight, by handle, stride 2:  ring slots that the chain holds, 0 when none is | writable bytes, unsigned
+   */
+  protected readonly book: Int32Array;
+  /** Longest buffer that the hot loops take. Even `size` of these stay below 2^32 bytes, so that they need not add up. */
+  protected readonly plainLength: number;
   /** Where the next segment goes in the batch being filled. */
   protected segmentRow = 0;
-  /** The span of guest memory that the hot loop hit last. */
+  /** The spans of guest memory in which the hot loop found a buffer and an indirect table last. */
   protected span = 0;
+  protected tableSpan = 0;
   protected chainsInFlight = 0;
   protected readonly order: CompletionOrder | null;
   #broken: VirtqueueError | null = null;
@@ -54,8 +60,8 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.windows = windows;
     this.memory = configuration.memory;
     this.map = new AddressMap(configuration.memory, windows);
-    this.slots = new Uint16Array(configuration.size);
-    this.writable = new Uint32Array(configuration.size);
+    this.book = new Int32Array(configuration.size * 2);
+    this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / configuration.size));
     this.order = configuration.inOrder ? new CompletionOrder(configuration.size) : null;
   }
 
@@ -157,6 +163,13 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.memory = memory;
     this.map = new AddressMap(memory, this.windows);
     this.span = 0;
+    this.tableSpan = 0;
+  }
+
+  /** Notes a chain in the book. */
+  protected enter(handle: number, slots: number, writable: number): void {
+    this.book[handle * 2] = slots;
+    this.book[handle * 2 + 1] = writable;
   }
 
   #use(handle: number, written: number): void {
@@ -167,15 +180,16 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   /** Throws when the chain is not in flight, or when more is reported than it can take. */
   #check(handle: number, written: number): void {
-    const slots = Number.isInteger(handle) ? this.slots[handle] : undefined;
+    const slots = Number.isInteger(handle) && handle >= 0 ? this.book[handle * 2] : undefined;
     if (slots === undefined || slots === 0 || this.order?.isDone(handle) === true) {
       throw new VirtqueueError('ERR_VIRTQ_HANDLE', this.index, `completing chain ${handle}: not in flight`);
     }
-    if (!(written >= 0 && written <= this.writable[handle]!)) {
+    const writable = this.book[handle * 2 + 1]! >>> 0;
+    if (!(written >= 0 && written <= writable)) {
       throw new VirtqueueError(
         'ERR_VIRTQ_USED',
         this.index,
-        `completing chain ${handle}: ${written} bytes written, ${this.writable[handle]} are writable`,
+        `completing chain ${handle}: ${written} bytes written, ${writable} are writable`,
       );
     }
   }

@@ -1,14 +1,20 @@
 import type { WindowTable } from '../../platform/platform.js';
 import type { ChainBatch } from '../chain-batch.js';
 import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../device-virtqueue.js';
-import { SEGMENT_MAX } from '../../platform/platform.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
 import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkPackedChain } from './chain-walk.js';
-import { availableWord, INDIRECT_WORD, LAP_WORD, NEXT_WORD, usedFlags, WRITE } from './layout.js';
+import * as layout from './layout.js';
+import { availableWord, usedFlags } from './layout.js';
 import { PackedNotification } from './notification.js';
+
+// Imported bindings cost a load and a check at every use in a hot loop; constants of this module are folded.
+const WRITE = layout.WRITE;
+const NEXT_WORD = layout.NEXT_WORD;
+const INDIRECT_WORD = layout.INDIRECT_WORD;
+const LAP_WORD = layout.LAP_WORD;
 
 /**
  * The device's side of a packed virtqueue (virtio 1.4, 2.8).
@@ -28,8 +34,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'packed';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
-  /** Longest buffer that the hot loop takes: even `size` of these stay below 2^32 bytes together. */
-  readonly #plainLength: number;
   #areas!: readonly RingArea[];
   #descriptors!: Int32Array;
   #halves!: Uint16Array;
@@ -57,7 +61,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
-    this.#plainLength = Math.min(SEGMENT_MAX, Math.floor(0xffff_ffff / this.size));
     this.#nextAvailable = state.nextAvailable;
     this.#availableWrap = state.availableWrap;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
@@ -106,93 +109,95 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
    * The hot loop, as in the split ring: one loop for ring and indirect tables, no calls, int32 arithmetic only, flags and
    * id fetched as one word. The head's word comes first and is branched on before anything it announces is read.
    */
-  protected override takePlain(batch: ChainBatch, row: number, end: number): number {
-    const size = this.size;
+  protected override takePlain(batch: ChainBatch, fromRow: number, toRow: number): number {
+    let row = fromRow | 0;
+    const end = toRow | 0;
+    const size = this.size | 0;
     const descriptors = this.#descriptors;
-    const slots = this.slots;
-    const writableBytes = this.writable;
+    const book = this.book;
     const chains = batch.chains;
     const segments = batch.segments;
     const segmentEnd = batch.segmentCapacity << 2;
-    const plainLength = this.#plainLength;
+    const plainLength = this.plainLength | 0;
     const tableBytes = this.#indirect ? size << 4 : 0;
+    const ringEnd = size << 2;
     const plainLoadAcquires = PLAIN_LOAD_ACQUIRES;
 
     const map = this.map;
-    const spanCount = map.count;
+    const spanCount = map.count | 0;
     const starts = map.starts;
     const highs = map.highs;
     const lows = map.lows;
-    const floors = map.floors;
     const ceilings = map.ceilings;
     const windows = map.windows;
     const words = map.words;
     if (spanCount === 0) return row;
-    let span = this.span;
-    let high = highs[span]!;
-    let low = lows[span]!;
-    let floor = floors[span]!;
-    let ceiling = ceilings[span]!;
-    let window = windows[span]!;
+    let span = this.span | 0;
+    let tableSpan = this.tableSpan | 0;
+    // Each move reads a descriptor again; a driver that changes it meanwhile cannot keep us here.
+    const moveLimit = (segmentEnd + end) | 0;
+    let moves = 0;
 
-    let cursor = this.#nextAvailable;
-    let lap = availableWord(this.#availableWrap);
+    let head = this.#nextAvailable | 0;
+    let headLap = availableWord(this.#availableWrap) | 0;
     let free = (size - this.#slotsInFlight) | 0;
     let s = this.segmentRow << 2;
     let chainStart = s;
-    let index = cursor;
-    let indexLap = lap;
-    chainsLoop: for (; row < end; row = (row + 1) | 0) {
-      let p = index << 2;
-      let word = plainLoadAcquires ? descriptors[(p + 3) | 0]! : Atomics.load(descriptors, (p + 3) | 0);
-      if ((word & LAP_WORD) !== indexLap || free === 0) break;
-      let table = descriptors;
-      let taken = 0;
-      let left = 0;
-      let id = 0;
-      let readable = 0;
-      let written = 0;
+    let chainEnd = s;
+    let table = descriptors;
+    // Where the next descriptor lies in `table`, in words; -1 before a chain's head.
+    let p = -1;
+    // Entries left in an indirect table, 0 in the ring.
+    let left = 0;
+    let id = 0;
+    let readable = 0;
+    let written = 0;
+    spansLoop: for (;;) {
+      const high = highs[span]!;
+      const low = lows[span]!;
+      const ceiling = ceilings[span]!;
+      const window = windows[span]!;
+      const tableHigh = highs[tableSpan]!;
+      const tableLow = lows[tableSpan]!;
+      const tableCeiling = ceilings[tableSpan]!;
+      const tableWindow = windows[tableSpan]!;
+      let word = 0;
+      let addressHigh = 0;
+      let addressLow = 0;
       for (;;) {
-        const length = table[(p + 2) | 0]!;
-        const addressHigh = table[(p + 1) | 0]!;
-        const addressLow = table[p]!;
-        if (length <= 0 || length > plainLength) break chainsLoop;
-        let offset = (addressLow - low) | 0;
-        if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) {
-          const address = (addressHigh >>> 0) * 4294967296 + (addressLow >>> 0);
-          let bottom = 0;
-          let top = (spanCount - 1) | 0;
-          while (bottom < top) {
-            const middle = (bottom + top + 1) >> 1;
-            if (starts[middle]! <= address) bottom = middle;
-            else top = (middle - 1) | 0;
-          }
-          span = bottom;
-          high = highs[span]!;
-          low = lows[span]!;
-          floor = floors[span]!;
-          ceiling = ceilings[span]!;
-          window = windows[span]!;
-          offset = (addressLow - low) | 0;
-          if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) break chainsLoop;
+        if (p < 0) {
+          if (row >= end) break spansLoop;
+          p = head << 2;
+          word = plainLoadAcquires ? descriptors[(p + 3) | 0]! : Atomics.load(descriptors, (p + 3) | 0);
+          if ((word & LAP_WORD) !== headLap) break spansLoop;
+          // Every descriptor of a plain chain makes one segment, so this bounds the walk as well.
+          chainEnd = (s + (free << 2)) | 0;
+          if (chainEnd > segmentEnd) chainEnd = segmentEnd;
+          table = descriptors;
+          left = 0;
+          readable = 0;
+          written = 0;
         }
+        word = table[(p + 3) | 0]!;
+        const length = table[(p + 2) | 0]!;
+        addressHigh = table[(p + 1) | 0]!;
+        addressLow = table[p]!;
+        if ((length - 1) >>> 0 >= plainLength) break spansLoop;
         if ((word & INDIRECT_WORD) !== 0) {
-          if (table !== descriptors || (word & NEXT_WORD) !== 0 || (offset & 3) !== 0) break chainsLoop;
-          if ((length & 15) !== 0 || ((length + (taken << 4)) | 0) > tableBytes) break chainsLoop;
-          taken = (taken + 1) | 0;
-          index = (index + 1) | 0;
-          if (index === size) {
-            index = 0;
-            indexLap ^= LAP_WORD;
-          }
+          if (s !== chainStart || left !== 0 || (word & NEXT_WORD) !== 0 || free === 0) break spansLoop;
+          const offset = (addressLow - tableLow) | 0;
+          if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0)) break;
+          if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
           id = word & 0xffff;
-          table = words[span]!;
+          chainEnd = segmentEnd;
+          table = words[tableWindow]!;
           left = length >> 4;
           p = offset >> 2;
-          word = table[(p + 3) | 0]!;
           continue;
         }
-        if (s >= segmentEnd) break chainsLoop;
+        const offset = (addressLow - low) | 0;
+        if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break;
+        if (s >= chainEnd) break spansLoop;
         const write = (word >>> 16) & WRITE;
         segments[s] = window;
         segments[(s + 1) | 0] = offset;
@@ -200,46 +205,62 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
         segments[(s + 3) | 0] = write;
         s = (s + 4) | 0;
         if (write !== 0) written = (written + length) | 0;
-        else if (written !== 0) break chainsLoop;
+        else if (written !== 0) break spansLoop;
         else readable = (readable + 1) | 0;
+        p = (p + 4) | 0;
         if (left === 0) {
-          taken = (taken + 1) | 0;
-          index = (index + 1) | 0;
-          if (index === size) {
-            index = 0;
-            indexLap ^= LAP_WORD;
+          if ((word & NEXT_WORD) !== 0) {
+            if (p === ringEnd) p = 0;
+            continue;
           }
-          if ((word & NEXT_WORD) === 0) {
-            id = word & 0xffff;
-            break;
-          }
-          if (taken === free) break chainsLoop;
-          p = index << 2;
+          id = word & 0xffff;
         } else {
           left = (left - 1) | 0;
-          if (left === 0) break;
-          p = (p + 4) | 0;
+          if (left !== 0) continue;
         }
-        word = table[(p + 3) | 0]!;
+        if (id >= size || book[id << 1] !== 0) break spansLoop;
+        const count = (s - chainStart) >> 2;
+        const taken = table === descriptors ? count : 1;
+        const c = row << 2;
+        chains[c] = id;
+        chains[(c + 1) | 0] = chainStart >> 2;
+        chains[(c + 2) | 0] = readable;
+        chains[(c + 3) | 0] = (count - readable) | 0;
+        book[id << 1] = taken;
+        book[((id << 1) + 1) | 0] = written;
+        chainStart = s;
+        row = (row + 1) | 0;
+        free = (free - taken) | 0;
+        head = (head + taken) | 0;
+        if (head >= size) {
+          head = (head - size) | 0;
+          headLap ^= LAP_WORD;
+        }
+        p = -1;
       }
-      if (id >= size || slots[id] !== 0) break;
-      const c = row << 2;
-      chains[c] = id;
-      chains[(c + 1) | 0] = chainStart >> 2;
-      chains[(c + 2) | 0] = readable;
-      chains[(c + 3) | 0] = ((s - chainStart) >> 2) - readable;
-      slots[id] = taken;
-      writableBytes[id] = written;
-      chainStart = s;
-      free = (free - taken) | 0;
-      cursor = index;
-      lap = indexLap;
+      const address = (addressHigh >>> 0) * 4294967296 + (addressLow >>> 0);
+      let found = 0;
+      let top = (spanCount - 1) | 0;
+      while (found < top) {
+        const middle = (found + top + 1) >> 1;
+        if (starts[middle]! <= address) found = middle;
+        else top = (middle - 1) | 0;
+      }
+      moves = (moves + 1) | 0;
+      if ((word & INDIRECT_WORD) === 0) {
+        if (found === span || moves > moveLimit) break;
+        span = found;
+      } else {
+        if (found === tableSpan || moves > moveLimit) break;
+        tableSpan = found;
+      }
     }
-    this.#nextAvailable = cursor;
-    this.#availableWrap = lap === availableWord(1) ? 1 : 0;
+    this.#nextAvailable = head;
+    this.#availableWrap = headLap === availableWord(1) ? 1 : 0;
     this.#slotsInFlight = size - free;
     this.segmentRow = chainStart >> 2;
     this.span = span;
+    this.tableSpan = tableSpan;
     return row;
   }
 
@@ -254,12 +275,11 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     if (id >= size) {
       throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} in slot ${head}, the ring has ${size}`);
     }
-    if (this.slots[id] !== 0) {
+    if (this.book[id * 2] !== 0) {
       throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} is made available while in flight`);
     }
     if (!chain.place(row, id)) return false;
-    this.slots[id] = slots;
-    this.writable[id] = chain.writableBytes;
+    this.enter(id, slots, chain.writableBytes);
     this.#slotsInFlight += slots;
     this.segmentRow += chain.segments;
     this.#nextAvailable = head + slots;
@@ -276,8 +296,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
    */
   protected override useRows(batch: ChainBatch, count: number): number {
     const size = this.size;
-    const slots = this.slots;
-    const writable = this.writable;
+    const book = this.book;
     const descriptors = this.#descriptors;
     const chains = batch.chains;
     const written = batch.written;
@@ -290,9 +309,9 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
       const id = chains[row << 2]!;
       const bytes = written[row]!;
       if (id < 0 || id >= size) break;
-      const taken = slots[id]!;
-      if (taken === 0 || bytes > writable[id]!) break;
-      slots[id] = 0;
+      const taken = book[id << 1]!;
+      if (taken === 0 || bytes > book[((id << 1) + 1) | 0]! >>> 0) break;
+      book[id << 1] = 0;
       const flags = bytes === 0 ? lapFlags : lapFlags | WRITE;
       const p = next << 2;
       descriptors[(p + 2) | 0] = bytes;
@@ -317,7 +336,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   protected override use(id: number, written: number): void {
-    const taken = this.slots[id]!;
+    const taken = this.book[id * 2]!;
     const next = this.#nextUsed;
     const flags = usedFlags(this.#usedWrap) | (written === 0 ? 0 : WRITE);
     this.#descriptors[next * 4 + 2] = written;
@@ -327,7 +346,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     } else {
       this.#descriptors[next * 4 + 3] = id | (flags << 16);
     }
-    this.slots[id] = 0;
+    this.book[id * 2] = 0;
     this.#slotsInFlight -= taken;
     this.#unpublishedSlots += taken;
     this.#nextUsed = next + taken;

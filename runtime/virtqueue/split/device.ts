@@ -2,14 +2,18 @@ import type { WindowTable } from '../../platform/platform.js';
 import type { ChainBatch } from '../chain-batch.js';
 import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../device-virtqueue.js';
 import { VirtqueueError } from '../../errors.js';
-import { SEGMENT_MAX } from '../../platform/platform.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
 import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkSplitChain } from './chain-walk.js';
-import { INDIRECT, NEXT, WRITE } from './layout.js';
+import * as layout from './layout.js';
 import { EventNotification, FlagNotification, type SplitNotification } from './notification.js';
+
+// Imported bindings cost a load and a check at every use in a hot loop; constants of this module are folded.
+const NEXT = layout.NEXT;
+const WRITE = layout.WRITE;
+const INDIRECT = layout.INDIRECT;
 
 /**
  * The device's side of a split virtqueue (virtio 1.4, 2.7).
@@ -25,8 +29,6 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'split';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
-  /** Longest buffer that the hot loop takes: even `size` of these stay below 2^32 bytes together. */
-  readonly #plainLength: number;
   #areas!: readonly RingArea[];
   #descriptors!: Int32Array;
   #available!: Uint16Array;
@@ -49,7 +51,6 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
-    this.#plainLength = Math.min(SEGMENT_MAX, Math.floor(0xffff_ffff / this.size));
     this.#nextAvailable = state.nextAvailable;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.bind(configuration.areas);
@@ -98,111 +99,139 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
    * No calls in it, int32 arithmetic only, flags and next fetched as one word; anything unusual ends it, with
    * nothing of the unusual chain kept.
    */
-  protected override takePlain(batch: ChainBatch, row: number, end: number): number {
-    const size = this.size;
-    const mask = size - 1;
+  protected override takePlain(batch: ChainBatch, fromRow: number, toRow: number): number {
+    let row = fromRow | 0;
+    const end = toRow | 0;
+    const size = this.size | 0;
+    const mask = (size - 1) | 0;
     const available = this.#available;
     const descriptors = this.#descriptors;
-    const slots = this.slots;
-    const writableBytes = this.writable;
+    const book = this.book;
     const chains = batch.chains;
     const segments = batch.segments;
     const segmentEnd = batch.segmentCapacity << 2;
-    const plainLength = this.#plainLength;
+    const plainLength = this.plainLength | 0;
     const tableBytes = this.#indirect ? size << 4 : 0;
 
     const map = this.map;
-    const spanCount = map.count;
+    const spanCount = map.count | 0;
     const starts = map.starts;
     const highs = map.highs;
     const lows = map.lows;
-    const floors = map.floors;
     const ceilings = map.ceilings;
     const windows = map.windows;
     const words = map.words;
     if (spanCount === 0) return row;
-    let span = this.span;
-    let high = highs[span]!;
-    let low = lows[span]!;
-    let floor = floors[span]!;
-    let ceiling = ceilings[span]!;
-    let window = windows[span]!;
+    let span = this.span | 0;
+    let tableSpan = this.tableSpan | 0;
+    // Each move reads a descriptor again; a driver that changes it meanwhile cannot keep us here.
+    const moveLimit = (segmentEnd + end) | 0;
+    let moves = 0;
 
-    let next = this.#nextAvailable;
+    // Row and ring position move together.
+    const ahead = (this.#nextAvailable - row) | 0;
     let s = this.segmentRow << 2;
     let chainStart = s;
-    chainsLoop: for (; row < end; row = (row + 1) | 0) {
-      const head = available[((next & mask) + 2) | 0]!;
-      if (head >= size || slots[head] !== 0) break;
-      let table = descriptors;
-      let base = 0;
-      let bound = size;
-      let index = head;
-      let budget = size;
-      let readable = 0;
-      let written = 0;
+    let chainEnd = 0;
+    let head = 0;
+    let table = descriptors;
+    let base = 0;
+    let bound = 0;
+    let index = -1;
+    let readable = 0;
+    let written = 0;
+    spansLoop: for (;;) {
+      const high = highs[span]!;
+      const low = lows[span]!;
+      const ceiling = ceilings[span]!;
+      const window = windows[span]!;
+      const tableHigh = highs[tableSpan]!;
+      const tableLow = lows[tableSpan]!;
+      const tableCeiling = ceilings[tableSpan]!;
+      const tableWindow = windows[tableSpan]!;
+      let word = 0;
+      let addressHigh = 0;
+      let addressLow = 0;
       for (;;) {
-        const p = (base + (index << 2)) | 0;
-        const word = table[(p + 3) | 0]!;
-        const length = table[(p + 2) | 0]!;
-        const addressHigh = table[(p + 1) | 0]!;
-        const addressLow = table[p]!;
-        if (length <= 0 || length > plainLength) break chainsLoop;
-        let offset = (addressLow - low) | 0;
-        if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) {
-          const address = (addressHigh >>> 0) * 4294967296 + (addressLow >>> 0);
-          let bottom = 0;
-          let top = (spanCount - 1) | 0;
-          while (bottom < top) {
-            const middle = (bottom + top + 1) >> 1;
-            if (starts[middle]! <= address) bottom = middle;
-            else top = (middle - 1) | 0;
-          }
-          span = bottom;
-          high = highs[span]!;
-          low = lows[span]!;
-          floor = floors[span]!;
-          ceiling = ceilings[span]!;
-          window = windows[span]!;
-          offset = (addressLow - low) | 0;
-          if (addressHigh !== high || offset < floor || offset > ((ceiling - length) | 0)) break chainsLoop;
+        if (index < 0) {
+          if (row >= end) break spansLoop;
+          head = available[(((row + ahead) & mask) + 2) | 0]!;
+          if (head >= size || book[head << 1] !== 0) break spansLoop;
+          // Every descriptor of a plain chain makes one segment, so this bounds the walk as well.
+          chainEnd = (s + (size << 2)) | 0;
+          if (chainEnd > segmentEnd) chainEnd = segmentEnd;
+          table = descriptors;
+          base = 0;
+          bound = size;
+          index = head;
+          readable = 0;
+          written = 0;
         }
+        const p = (base + (index << 2)) | 0;
+        word = table[(p + 3) | 0]!;
+        const length = table[(p + 2) | 0]!;
+        addressHigh = table[(p + 1) | 0]!;
+        addressLow = table[p]!;
+        if ((length - 1) >>> 0 >= plainLength) break spansLoop;
         if ((word & INDIRECT) !== 0) {
-          if (table !== descriptors || (word & NEXT) !== 0) break chainsLoop;
-          if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break chainsLoop;
-          table = words[span]!;
+          if (table !== descriptors || (word & NEXT) !== 0) break spansLoop;
+          const offset = (addressLow - tableLow) | 0;
+          if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0)) break;
+          if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
+          table = words[tableWindow]!;
           base = offset >> 2;
           bound = length >> 4;
           index = 0;
           continue;
         }
-        if (s >= segmentEnd) break chainsLoop;
+        const offset = (addressLow - low) | 0;
+        if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break;
+        if (s >= chainEnd) break spansLoop;
         segments[s] = window;
         segments[(s + 1) | 0] = offset;
         segments[(s + 2) | 0] = length;
         segments[(s + 3) | 0] = word & WRITE;
         s = (s + 4) | 0;
         if ((word & WRITE) !== 0) written = (written + length) | 0;
-        else if (written !== 0) break chainsLoop;
+        else if (written !== 0) break spansLoop;
         else readable = (readable + 1) | 0;
-        if ((word & NEXT) === 0) break;
-        index = word >>> 16;
-        budget = (budget - 1) | 0;
-        if (index >= bound || budget === 0) break chainsLoop;
+        if ((word & NEXT) !== 0) {
+          index = word >>> 16;
+          if (index >= bound) break spansLoop;
+          continue;
+        }
+        const c = row << 2;
+        chains[c] = head;
+        chains[(c + 1) | 0] = chainStart >> 2;
+        chains[(c + 2) | 0] = readable;
+        chains[(c + 3) | 0] = ((s - chainStart) >> 2) - readable;
+        book[head << 1] = 1;
+        book[((head << 1) + 1) | 0] = written;
+        chainStart = s;
+        row = (row + 1) | 0;
+        index = -1;
       }
-      const c = row << 2;
-      chains[c] = head;
-      chains[(c + 1) | 0] = chainStart >> 2;
-      chains[(c + 2) | 0] = readable;
-      chains[(c + 3) | 0] = ((s - chainStart) >> 2) - readable;
-      slots[head] = 1;
-      writableBytes[head] = written;
-      chainStart = s;
-      next = (next + 1) & 0xffff;
+      const address = (addressHigh >>> 0) * 4294967296 + (addressLow >>> 0);
+      let found = 0;
+      let top = (spanCount - 1) | 0;
+      while (found < top) {
+        const middle = (found + top + 1) >> 1;
+        if (starts[middle]! <= address) found = middle;
+        else top = (middle - 1) | 0;
+      }
+      moves = (moves + 1) | 0;
+      if ((word & INDIRECT) === 0) {
+        if (found === span || moves > moveLimit) break;
+        span = found;
+      } else {
+        if (found === tableSpan || moves > moveLimit) break;
+        tableSpan = found;
+      }
     }
-    this.#nextAvailable = next;
+    this.#nextAvailable = (row + ahead) & 0xffff;
     this.segmentRow = chainStart >> 2;
     this.span = span;
+    this.tableSpan = tableSpan;
     return row;
   }
 
@@ -215,7 +244,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
         `available ring names head ${head}, the ring has ${this.size}`,
       );
     }
-    if (this.slots[head] !== 0) {
+    if (this.book[head * 2] !== 0) {
       throw new VirtqueueError(
         'ERR_VIRTQ_HEAD',
         this.index,
@@ -229,8 +258,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
       chain,
     );
     if (!chain.place(row, head)) return false;
-    this.slots[head] = 1;
-    this.writable[head] = chain.writableBytes;
+    this.enter(head, 1, chain.writableBytes);
     this.segmentRow += chain.segments;
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
     return true;
@@ -239,8 +267,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   protected override useRows(batch: ChainBatch, count: number): number {
     const size = this.size;
     const mask = size - 1;
-    const slots = this.slots;
-    const writable = this.writable;
+    const book = this.book;
     const used = this.#used;
     const chains = batch.chains;
     const written = batch.written;
@@ -249,8 +276,9 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     for (; row < count; row = (row + 1) | 0) {
       const head = chains[row << 2]!;
       const bytes = written[row]!;
-      if (head < 0 || head >= size || slots[head] === 0 || bytes > writable[head]!) break;
-      slots[head] = 0;
+      if (head < 0 || head >= size || book[head << 1] === 0) break;
+      if (bytes > book[((head << 1) + 1) | 0]! >>> 0) break;
+      book[head << 1] = 0;
       const p = (((next & mask) << 1) + 1) | 0;
       used[p] = head;
       used[(p + 1) | 0] = bytes;
@@ -265,7 +293,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     this.#used[p] = head;
     this.#used[p + 1] = written;
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
-    this.slots[head] = 0;
+    this.book[head * 2] = 0;
   }
 
   override publish(): void {
