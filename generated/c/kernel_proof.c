@@ -686,6 +686,50 @@ static_assert((unsigned long long)(VIRTIO_F_ADMIN_VQ) == (unsigned long long)(VU
 static_assert((unsigned long long)(VIRTIO_F_SUSPEND) == (unsigned long long)(VU_VIRTIO_F_SUSPEND), "VIRTIO_F_SUSPEND");
 #endif
 
+#ifdef VRING_DESC_F_NEXT
+static_assert((unsigned long long)(VRING_DESC_F_NEXT) == (unsigned long long)(VU_VIRTQ_DESC_F_NEXT), "VRING_DESC_F_NEXT");
+#endif
+
+#ifdef VRING_DESC_F_WRITE
+static_assert((unsigned long long)(VRING_DESC_F_WRITE) == (unsigned long long)(VU_VIRTQ_DESC_F_WRITE), "VRING_DESC_F_WRITE");
+#endif
+
+#ifdef VRING_DESC_F_INDIRECT
+static_assert((unsigned long long)(VRING_DESC_F_INDIRECT) == (unsigned long long)(VU_VIRTQ_DESC_F_INDIRECT), "VRING_DESC_F_INDIRECT");
+#endif
+
+#ifdef VRING_DESC_F_AVAIL
+static_assert((unsigned long long)(VRING_DESC_F_AVAIL) == (unsigned long long)(VU_VIRTQ_DESC_F_AVAIL), "VRING_DESC_F_AVAIL");
+#endif
+
+#ifdef VRING_DESC_F_USED
+static_assert((unsigned long long)(VRING_DESC_F_USED) == (unsigned long long)(VU_VIRTQ_DESC_F_USED), "VRING_DESC_F_USED");
+#endif
+
+#ifdef VRING_PACKED_EVENT_FLAG_ENABLE
+static_assert((unsigned long long)(VRING_PACKED_EVENT_FLAG_ENABLE) == (unsigned long long)(VU_RING_EVENT_FLAGS_ENABLE), "VRING_PACKED_EVENT_FLAG_ENABLE");
+#endif
+
+#ifdef VRING_PACKED_EVENT_FLAG_DISABLE
+static_assert((unsigned long long)(VRING_PACKED_EVENT_FLAG_DISABLE) == (unsigned long long)(VU_RING_EVENT_FLAGS_DISABLE), "VRING_PACKED_EVENT_FLAG_DISABLE");
+#endif
+
+#ifdef VRING_PACKED_EVENT_FLAG_DESC
+static_assert((unsigned long long)(VRING_PACKED_EVENT_FLAG_DESC) == (unsigned long long)(VU_RING_EVENT_FLAGS_DESC), "VRING_PACKED_EVENT_FLAG_DESC");
+#endif
+
+#ifdef VIRTQUEUE_MAX_SIZE
+static_assert((unsigned long long)(VIRTQUEUE_MAX_SIZE) == (unsigned long long)(VU_VIRTQUEUE_MAX_SIZE), "VIRTQUEUE_MAX_SIZE");
+#endif
+
+#ifdef VRING_AVAIL_F_NO_INTERRUPT
+static_assert((unsigned long long)(VRING_AVAIL_F_NO_INTERRUPT) == (unsigned long long)(VU_VIRTQ_AVAIL_F_NO_INTERRUPT), "VRING_AVAIL_F_NO_INTERRUPT");
+#endif
+
+#ifdef VRING_USED_F_NO_NOTIFY
+static_assert((unsigned long long)(VRING_USED_F_NO_NOTIFY) == (unsigned long long)(VU_VIRTQ_USED_F_NO_NOTIFY), "VRING_USED_F_NO_NOTIFY");
+#endif
+
 #ifdef VIRTIO_CONFIG_S_ACKNOWLEDGE
 static_assert((unsigned long long)(VIRTIO_CONFIG_S_ACKNOWLEDGE) == (unsigned long long)(VU_VIRTIO_CONFIG_S_ACKNOWLEDGE), "VIRTIO_CONFIG_S_ACKNOWLEDGE");
 #endif

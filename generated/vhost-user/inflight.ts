@@ -34,12 +34,12 @@ export const InflightDescriptorSplit = {
   },
   /** 1 while the chain that starts here is with the device. */
   inflight: (u32: Uint32Array, i: number): number => u32[i]! & 0xff,
-  /** Sets `inflight`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setInflight: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -256) | value),
+  /** Sets `inflight`. `i` is in units of 1 byte. */
+  setInflight: (u8: Uint8Array, i: number, value: number): void => void (u8[i] = value),
   /** Head of the chain completed before in the batch. */
   next: (u32: Uint32Array, i: number): number => u32[i + 1]! >>> 16,
-  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & 65535) | (value << 16)),
+  /** Sets `next`. `i` is in units of 2 bytes. */
+  setNext: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 3] = value),
   /** Order in which chains were taken. */
   counter: (u32: Uint32Array, i: number): number => u32[i + 3]! * 4294967296 + u32[i + 2]!,
   /** Sets `counter`. */
@@ -76,20 +76,20 @@ export const InflightRegionSplit = {
   setFeatures: (u32: Uint32Array, i: number, value: number): void => void ((u32[i] = value), (u32[i + 1] = value / 4294967296)),
   /** 1; 0 in fresh memory. */
   version: (u32: Uint32Array, i: number): number => u32[i + 2]! & 0xffff,
-  /** Sets `version`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setVersion: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & -65536) | value),
+  /** Sets `version`. `i` is in units of 2 bytes. */
+  setVersion: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 4] = value),
   /** Size of the ring. `desc_num`. */
   numDescriptors: (u32: Uint32Array, i: number): number => u32[i + 2]! >>> 16,
-  /** Sets `numDescriptors`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNumDescriptors: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & 65535) | (value << 16)),
+  /** Sets `numDescriptors`. `i` is in units of 2 bytes. */
+  setNumDescriptors: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 5] = value),
   /** Head of the list of the last batch. */
   lastBatchHead: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `lastBatchHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setLastBatchHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
+  /** Sets `lastBatchHead`. `i` is in units of 2 bytes. */
+  setLastBatchHead: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 6] = value),
   /** Used index after the last batch. */
   usedIdx: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `usedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
+  /** Sets `usedIdx`. `i` is in units of 2 bytes. */
+  setUsedIdx: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 7] = value),
   /**
    * One entry a descriptor.
    * Index of element `n`, for the accessors of `InflightDescriptorSplit`.
@@ -124,32 +124,32 @@ export const InflightDescriptorPacked = {
   },
   /** 1 while the chain that starts here is with the device. */
   inflight: (u32: Uint32Array, i: number): number => u32[i]! & 0xff,
-  /** Sets `inflight`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setInflight: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -256) | value),
+  /** Sets `inflight`. `i` is in units of 1 byte. */
+  setInflight: (u8: Uint8Array, i: number, value: number): void => void (u8[i] = value),
   /** Next entry of the list. */
   next: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
+  /** Sets `next`. `i` is in units of 2 bytes. */
+  setNext: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 1] = value),
   /** Last entry of the chain, in its head. */
   last: (u32: Uint32Array, i: number): number => u32[i + 1]! & 0xffff,
-  /** Sets `last`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setLast: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & -65536) | value),
+  /** Sets `last`. `i` is in units of 2 bytes. */
+  setLast: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 2] = value),
   /** Descriptors of the chain, in its head. */
   num: (u32: Uint32Array, i: number): number => u32[i + 1]! >>> 16,
-  /** Sets `num`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNum: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 1] = (u32[i + 1]! & 65535) | (value << 16)),
+  /** Sets `num`. `i` is in units of 2 bytes. */
+  setNum: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 3] = value),
   /** Order in which chains were taken, in the head. */
   counter: (u32: Uint32Array, i: number): number => u32[i + 3]! * 4294967296 + u32[i + 2]!,
   /** Sets `counter`. */
   setCounter: (u32: Uint32Array, i: number, value: number): void => void ((u32[i + 2] = value), (u32[i + 3] = value / 4294967296)),
   /** Buffer id. */
   id: (u32: Uint32Array, i: number): number => u32[i + 4]! & 0xffff,
-  /** Sets `id`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setId: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & -65536) | value),
+  /** Sets `id`. `i` is in units of 2 bytes. */
+  setId: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 8] = value),
   /** Flags of the descriptor. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 4]! >>> 16,
-  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & 65535) | (value << 16)),
+  /** Sets `flags`. `i` is in units of 2 bytes. */
+  setFlags: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 9] = value),
   /** Length of the buffer. */
   len: (u32: Uint32Array, i: number): number => u32[i + 5]!,
   /** Sets `len`. */
@@ -194,36 +194,36 @@ export const InflightRegionPacked = {
   setFeatures: (u32: Uint32Array, i: number, value: number): void => void ((u32[i] = value), (u32[i + 1] = value / 4294967296)),
   /** 1; 0 in fresh memory. */
   version: (u32: Uint32Array, i: number): number => u32[i + 2]! & 0xffff,
-  /** Sets `version`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setVersion: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & -65536) | value),
+  /** Sets `version`. `i` is in units of 2 bytes. */
+  setVersion: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 4] = value),
   /** Size of the ring. `desc_num`. */
   numDescriptors: (u32: Uint32Array, i: number): number => u32[i + 2]! >>> 16,
-  /** Sets `numDescriptors`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNumDescriptors: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = (u32[i + 2]! & 65535) | (value << 16)),
+  /** Sets `numDescriptors`. `i` is in units of 2 bytes. */
+  setNumDescriptors: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 5] = value),
   /** Head of the free list. */
   freeHead: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `freeHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFreeHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
+  /** Sets `freeHead`. `i` is in units of 2 bytes. */
+  setFreeHead: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 6] = value),
   /** The same before the last batch. */
   oldFreeHead: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `oldFreeHead`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setOldFreeHead: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
+  /** Sets `oldFreeHead`. `i` is in units of 2 bytes. */
+  setOldFreeHead: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 7] = value),
   /** Used position. */
   usedIdx: (u32: Uint32Array, i: number): number => u32[i + 4]! & 0xffff,
-  /** Sets `usedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & -65536) | value),
+  /** Sets `usedIdx`. `i` is in units of 2 bytes. */
+  setUsedIdx: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 8] = value),
   /** The same before the last batch. */
   oldUsedIdx: (u32: Uint32Array, i: number): number => u32[i + 4]! >>> 16,
-  /** Sets `oldUsedIdx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setOldUsedIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 4] = (u32[i + 4]! & 65535) | (value << 16)),
+  /** Sets `oldUsedIdx`. `i` is in units of 2 bytes. */
+  setOldUsedIdx: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 9] = value),
   /** Wrap counter at the used position. */
   usedWrapCounter: (u32: Uint32Array, i: number): number => u32[i + 5]! & 0xff,
-  /** Sets `usedWrapCounter`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setUsedWrapCounter: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 5] = (u32[i + 5]! & -256) | value),
+  /** Sets `usedWrapCounter`. `i` is in units of 1 byte. */
+  setUsedWrapCounter: (u8: Uint8Array, i: number, value: number): void => void (u8[i + 20] = value),
   /** The same before the last batch. */
   oldUsedWrapCounter: (u32: Uint32Array, i: number): number => (u32[i + 5]! >>> 8) & 0xff,
-  /** Sets `oldUsedWrapCounter`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setOldUsedWrapCounter: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 5] = (u32[i + 5]! & -65281) | (value << 8)),
+  /** Sets `oldUsedWrapCounter`. `i` is in units of 1 byte. */
+  setOldUsedWrapCounter: (u8: Uint8Array, i: number, value: number): void => void (u8[i + 21] = value),
   /**
    * One entry a descriptor.
    * Index of element `n`, for the accessors of `InflightDescriptorPacked`.

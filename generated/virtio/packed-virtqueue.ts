@@ -69,16 +69,16 @@ export const PackedDesc = {
   setLen: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = value),
   /** Buffer id, in the last descriptor of a chain. */
   id: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `id`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setId: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
+  /** Sets `id`. `i` is in units of 2 bytes. */
+  setId: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 6] = value),
   /** What the buffer is and whose. `PackedDescFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
+  /** Sets `flags`. `i` is in units of 2 bytes. */
+  setFlags: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 7] = value),
   /** Acquire: what its writer stored before is seen after. `i` is in units of 2 bytes. */
   loadFlags: (u16: Uint16Array, i: number): number => Atomics.load(u16, i + 7),
   /** Release: what was stored before is seen by whoever loads this. `i` is in units of 2 bytes. */
-  storeFlags: (u16: Uint16Array, i: number, value: number): void => void Atomics.store(u16, i + 7, value),
+  storeFlags: (u16: Uint16Array, i: number, value: number): number => Atomics.store(u16, i + 7, value),
 } as const;
 
 /**
@@ -104,10 +104,10 @@ export const PackedEventSuppress = {
    * `desc`.
    */
   offWrap: (u32: Uint32Array, i: number): number => u32[i]! & 0xffff,
-  /** Sets `offWrap`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setOffWrap: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -65536) | value),
+  /** Sets `offWrap`. `i` is in units of 2 bytes. */
+  setOffWrap: (u16: Uint16Array, i: number, value: number): void => void (u16[i] = value),
   /** What is wanted. `EventFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
+  /** Sets `flags`. `i` is in units of 2 bytes. */
+  setFlags: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 1] = value),
 } as const;

@@ -74,12 +74,12 @@ export const VirtqDesc = {
   setLen: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 2] = value),
   /** What the buffer is. `VirtqDescFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i + 3]! & 0xffff,
-  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & -65536) | value),
+  /** Sets `flags`. `i` is in units of 2 bytes. */
+  setFlags: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 6] = value),
   /** Next descriptor of the chain, if the flags say so. */
   next: (u32: Uint32Array, i: number): number => u32[i + 3]! >>> 16,
-  /** Sets `next`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setNext: (u32: Uint32Array, i: number, value: number): void => void (u32[i + 3] = (u32[i + 3]! & 65535) | (value << 16)),
+  /** Sets `next`. `i` is in units of 2 bytes. */
+  setNext: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 7] = value),
 } as const;
 
 /**
@@ -112,7 +112,7 @@ export const VirtqAvail = {
   /** Acquire: what its writer stored before is seen after. `i` is in units of 2 bytes. */
   loadIdx: (u16: Uint16Array, i: number): number => Atomics.load(u16, i + 1),
   /** Release: what was stored before is seen by whoever loads this. `i` is in units of 2 bytes. */
-  storeIdx: (u16: Uint16Array, i: number, value: number): void => void Atomics.store(u16, i + 1, value),
+  storeIdx: (u16: Uint16Array, i: number, value: number): number => Atomics.store(u16, i + 1, value),
   /** Heads. */
   ring: (u16: Uint16Array, i: number, n: number): number => u16[i + n + 2]!,
   /** Sets `ring`. */
@@ -171,20 +171,20 @@ export const VirtqUsed = {
   },
   /** Whether the device wants kicks. `VirtqUsedFlag`. */
   flags: (u32: Uint32Array, i: number): number => u32[i]! & 0xffff,
-  /** Sets `flags`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setFlags: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & -65536) | value),
+  /** Sets `flags`. `i` is in units of 2 bytes. */
+  setFlags: (u16: Uint16Array, i: number, value: number): void => void (u16[i] = value),
   /** Where the device puts the next element, modulo 65536. */
   idx: (u32: Uint32Array, i: number): number => u32[i]! >>> 16,
-  /** Sets `idx`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setIdx: (u32: Uint32Array, i: number, value: number): void => void (u32[i] = (u32[i]! & 65535) | (value << 16)),
+  /** Sets `idx`. `i` is in units of 2 bytes. */
+  setIdx: (u16: Uint16Array, i: number, value: number): void => void (u16[i + 1] = value),
   /** Acquire: what its writer stored before is seen after. `i` is in units of 2 bytes. */
   loadIdx: (u16: Uint16Array, i: number): number => Atomics.load(u16, i + 1),
   /** Release: what was stored before is seen by whoever loads this. `i` is in units of 2 bytes. */
-  storeIdx: (u16: Uint16Array, i: number, value: number): void => void Atomics.store(u16, i + 1, value),
+  storeIdx: (u16: Uint16Array, i: number, value: number): number => Atomics.store(u16, i + 1, value),
   /** Elements. Index of element `n`, for the accessors of `VirtqUsedElem`. */
   ringIndex: (i: number, n: number): number => i + 2 * n + 1,
   /** Available index at which the device wants the next kick. */
   availEvent: (u32: Uint32Array, i: number, queueSize: number): number => u32[i + 2 * queueSize + 1]! & 0xffff,
-  /** Sets `availEvent`. Rewrites the element it shares with its neighbours: not where the peer writes those. */
-  setAvailEvent: (u32: Uint32Array, i: number, queueSize: number, value: number): void => void (u32[i + 2 * queueSize + 1] = (u32[i + 2 * queueSize + 1]! & -65536) | value),
+  /** Sets `availEvent`. `i` is in units of 2 bytes. */
+  setAvailEvent: (u16: Uint16Array, i: number, queueSize: number, value: number): void => void (u16[i + 4 * queueSize + 2] = value),
 } as const;

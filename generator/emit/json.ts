@@ -7,6 +7,6 @@ export const MODEL_FORMAT = 1;
 
 /** generated/model.json: the resolved model for other tools. What it holds is described in generator/model/types.ts. */
 export function emitJson(model: Model): Output {
-  const document = { $comment: bannerLines(ALL_SCHEMAS).join(' '), format: MODEL_FORMAT, ...model };
+  const document = { $comment: bannerLines(ALL_SCHEMAS), format: MODEL_FORMAT, ...model };
   return { path: 'model.json', text: `${JSON.stringify(document, null, 1)}\n` };
 }

@@ -38,12 +38,29 @@ function checkNames(names: readonly Named[], report: Report): void {
 /** Names that end up in the one flat list of exports, as suffixes of the schema's names. */
 function exportsOf(file: SchemaFile): { item: object; name: string }[] {
   if (file.kind === 'layouts') {
-    return [...file.constants, ...file.enums, ...file.structs].map((item) => ({ item, name: item.name }));
+    const named = [...file.constants, ...file.enums, ...file.structs].map((item) => ({
+      item,
+      name: item.name,
+    }));
+    const guards = file.enums
+      .filter((each) => each.form === 'values' && !each.open)
+      .map((item) => ({ item, name: `is-${item.name}` }));
+    return [
+      ...named,
+      ...guards,
+      ...(file.queues.length > 0 ? [{ item: file, name: `${file.name}-queues` }] : []),
+    ];
   }
   const derived =
     file.kind === 'features'
-      ? [file.name, `${file.name}-name`, `${file.name}-table`, `close-${file.name}s`]
-      : [`${file.name}-id`, `${file.name}-name`, `${file.name}s`, `${file.name}-by-id`];
+      ? [
+          file.name,
+          `${file.name}-name`,
+          `${file.name}-table`,
+          `close-${file.name}s`,
+          `negotiable-${file.name}s`,
+        ]
+      : ['-id', '-name', 's', '-by-id', '-handler', '-handlers'].map((tail) => file.name + tail);
   return derived.map((name) => ({ item: file, name }));
 }
 

@@ -60,8 +60,15 @@ function fieldProof(struct: Struct, field: Field, kernel: string): string[] {
   return lines;
 }
 
+/** What the kernel's headers write for the start of a specification name. */
+const KERNEL_SPELLING: readonly (readonly [RegExp, string])[] = [
+  [/^VIRTQ_/, 'VRING_'],
+  [/^RING_EVENT_FLAGS_/, 'VRING_PACKED_EVENT_FLAG_'],
+];
+
 function constantProof(constant: CConstant): string {
   return constant.specNames
+    .map((name) => KERNEL_SPELLING.reduce((text, [from, to]) => text.replace(from, to), name))
     .map((name) => {
       const equal = `(unsigned long long)(${name}) == (unsigned long long)(${constant.macro})`;
       return `#ifdef ${name}\nstatic_assert(${equal}, "${name}");\n#endif\n`;

@@ -58,7 +58,8 @@ function fds({ fds: rule }: Request): string {
         ? String(rule.max)
         : `${rule.min}-${rule.max}`;
   const absent = rule.absentIfBit === null ? '' : `, none if bit ${rule.absentIfBit} of the payload is set`;
-  return `${number} ${rule.role}${absent}`;
+  const tolerated = rule.tolerated === 0 ? '' : ` (${rule.tolerated} more tolerated)`;
+  return `${number} ${rule.role}${tolerated}${absent}`;
 }
 
 function reply({ reply: rule }: Request, link: (layout: LayoutRef) => string): string {

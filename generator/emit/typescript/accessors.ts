@@ -12,24 +12,38 @@ export function accessorsOf(lookup: Lookup, struct: Struct, field: Field, view: 
   if (type.kind === 'bytes') return [];
   if (type.kind === 'struct') return [structIndex(field, place, view)];
   const name = camelCase(field.name);
-  const parameters = [`${view.name}: ${view.type}`, ...place.parameters].join(', ');
-  const shared =
-    scalarSize(type.type) < view.unit
-      ? ` Rewrites the element it shares with its neighbours: not where the peer writes those.`
-      : '';
   return [
     {
       key: name,
-      doc: describe(field, access(field)),
-      value: `(${parameters}): number => ${read(type.type, view, place)}`,
+      doc: describe(field, meaning(field)),
+      value: `(${[typed(view), ...place.parameters].join(', ')}): number => ${read(type.type, view, place)}`,
     },
-    {
-      key: `set${pascalCase(field.name)}`,
-      doc: `Sets \`${name}\`.${shared}`,
-      value: `(${parameters}, value: number): void => ${write(type.type, view, place)}`,
-    },
+    setter(lookup, struct, field, type.type, view),
     ...(field.access === 'plain' ? [] : orderedAccessors(struct, field, type.type)),
   ];
+}
+
+/**
+ * A field that is narrower than the view is written through an array of its own width: rewriting the whole element would
+ * undo what a peer writes beside it.
+ */
+function setter(lookup: Lookup, struct: Struct, field: Field, type: ScalarType, wide: View): Entry {
+  const view = scalarSize(type) < wide.unit ? VIEWS[scalarSize(type) as 1 | 2] : wide;
+  const place = placeOf(lookup, struct, field, view);
+  const units = view === wide ? '' : ` ${unitText(view)}`;
+  return {
+    key: `set${pascalCase(field.name)}`,
+    doc: `Sets \`${camelCase(field.name)}\`.${units}`,
+    value: `(${[typed(view), ...place.parameters, 'value: number'].join(', ')}): void => ${write(type, view, place)}`,
+  };
+}
+
+function typed(view: View): string {
+  return `${view.name}: ${view.type}`;
+}
+
+function unitText(view: View): string {
+  return `\`i\` is in units of ${view.unit} byte${view.unit === 1 ? '' : 's'}.`;
 }
 
 /** Where a field starts: an index expression in units of the view and, in a wider unit, the byte within it. */
@@ -111,20 +125,15 @@ function extend(value: string, size: number): string {
     : `(${value.includes(' ') ? `(${value})` : value} << ${shift}) >> ${shift}`;
 }
 
+/** `void` of an assignment: a discarded value is less bytecode than a returned one. */
 function write(type: ScalarType, view: View, place: Place): string {
   const at = (more: number) => `${view.name}[${index(place, view.unit, more)}]`;
-  const size = scalarSize(type);
-  if (size === view.unit) return `void (${at(0)} = value)`;
-  if (size < view.unit) {
-    const shift = 8 * (place.bytes % view.unit);
-    const mask = (2 ** (8 * size) - 1) * 2 ** shift;
-    const keep = ~mask | 0;
-    const part = type.startsWith('i') ? `(value & ${2 ** (8 * size) - 1})` : 'value';
-    const moved = shift === 0 ? part : `(${part} << ${shift})`;
-    return `void (${at(0)} = (${at(0)}! & ${keep}) | ${moved})`;
+  if (scalarSize(type) === view.unit) return `void (${at(0)} = value)`;
+  if (scalarSize(type) === 2 * view.unit && !type.startsWith('i')) {
+    // A store into a typed array takes the value modulo its width, so the low half needs no masking.
+    return `void ((${at(0)} = value), (${at(1)} = value / ${2 ** (8 * view.unit)}))`;
   }
-  // A store into a typed array takes the value modulo its width, so the low half needs no masking.
-  return `void ((${at(0)} = value), (${at(1)} = value / ${2 ** (8 * view.unit)}))`;
+  throw new Error(`a ${type} in units of ${view.unit} bytes has no accessor of one small expression`);
 }
 
 /** An index that one side publishes: besides the plain accessors, one ordered load and one ordered store. */
@@ -132,25 +141,26 @@ function orderedAccessors(struct: Struct, field: Field, type: ScalarType): Entry
   const unit = scalarSize(type);
   if (unit > 4) throw new Error(`${struct.name}.${field.name}: only 8, 16 and 32 bits are read in order`);
   const view = VIEWS[unit as 1 | 2 | 4];
-  if (field.offset === null)
-    throw new Error(`${struct.name}.${field.name}: an ordered field has a fixed offset`);
+  if (field.offset === null || field.count !== null) {
+    throw new Error(`${struct.name}.${field.name}: an ordered field stands alone at a fixed offset`);
+  }
   const at = field.offset === 0 ? 'i' : `i + ${field.offset / unit}`;
-  const units = `\`i\` is in units of ${unit} byte${unit === 1 ? '' : 's'}.`;
   return [
     {
       key: `load${pascalCase(field.name)}`,
-      doc: `Acquire: what its writer stored before is seen after. ${units}`,
-      value: `(${view.name}: ${view.type}, i: number): number => Atomics.load(${view.name}, ${at})`,
+      doc: `Acquire: what its writer stored before is seen after. ${unitText(view)}`,
+      value: `(${typed(view)}, i: number): number => Atomics.load(${view.name}, ${at})`,
     },
     {
       key: `store${pascalCase(field.name)}`,
-      doc: `Release: what was stored before is seen by whoever loads this. ${units}`,
-      value: `(${view.name}: ${view.type}, i: number, value: number): void => void Atomics.store(${view.name}, ${at}, value)`,
+      doc: `Release: what was stored before is seen by whoever loads this. ${unitText(view)}`,
+      value: `(${typed(view)}, i: number, value: number): number => Atomics.store(${view.name}, ${at}, value)`,
     },
   ];
 }
 
-function access(field: Field): string | null {
+/** What the numbers of a field mean: its enumeration and its parts. */
+function meaning(field: Field): string | null {
   const parts = field.parts.map((part) => {
     const high = part.lowBit + part.width - 1;
     return `${part.width === 1 ? `Bit ${high}` : `Bits ${part.lowBit}-${high}`}, ${camelCase(part.name)}: ${part.doc}`;
