@@ -1,0 +1,25 @@
+/**
+ * `vhost-user/testing`: a mock front-end and driver for testing back-ends and devices, of this package or of others.
+ *
+ * - `MockDriver` is a whole pretended guest over a socket: negotiation, memory, rings.
+ * - `Loopback` puts a device and a driver together in one process without a socket, for a device author's unit tests.
+ * - `BlockClient` drives a block device over either.
+ * - `MockFrontend` sends single requests, in any order and any shape.
+ *
+ * @module
+ */
+export { BlockClient, type BlockOptions } from './block-client.js';
+export type { BlockBatch, BlockBatchResult } from './block-pipeline.js';
+export { FrontendConnection, type RawMessage } from './frontend-connection.js';
+export { GuestBuffer, GuestRam, type GuestRamOptions, type GuestRamRegion } from './guest-ram.js';
+export { MockDriver, type MockDriverOptions } from './mock-driver.js';
+export {
+  MockFrontend,
+  type Negotiated,
+  type NegotiationOptions,
+  type RequestOptions,
+  type VringSetup,
+} from './mock-frontend.js';
+export { MockQueue, type QueueLink, type TransferOptions, type TransferResult } from './mock-queue.js';
+export { createFakePlatform, type FakePlatform } from '../platform/fake.js';
+export { createLinuxPlatform } from '../platform/linux.js';
