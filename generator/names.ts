@@ -1,7 +1,5 @@
 /** Every spelling that generated code uses, derived from the schema's kebab-case names. Nothing else changes case. */
 
-const IDENTIFIER = /^[A-Za-z_$][A-Za-z0-9_$]*$/;
-
 /** Words that may not name a variable in a module, with the names that generated functions use for their own. */
 const TAKEN = new Set(
   (
@@ -33,22 +31,10 @@ export function snakeCase(kebab: string): string {
   return kebab.replaceAll('-', '_').replaceAll('/', '_');
 }
 
-/** A key of an object literal or interface: quoted only when it must be. */
-export function propertyKey(kebab: string): string {
-  const camel = camelCase(kebab);
-  return IDENTIFIER.test(camel) ? camel : `'${camel}'`;
-}
-
-/** How a member of an object is reached: `.name`, or `['9p']`. */
-export function propertyAccess(kebab: string): string {
-  const camel = camelCase(kebab);
-  return IDENTIFIER.test(camel) ? `.${camel}` : `['${camel}']`;
-}
-
 /** A local variable or parameter for a field; a word that is taken gets a tail. */
 export function variableName(kebab: string): string {
   const camel = camelCase(kebab);
-  return TAKEN.has(camel) || !IDENTIFIER.test(camel) ? `${camel.replace(/^[^A-Za-z_$]/, '_$&')}Field` : camel;
+  return TAKEN.has(camel) ? `${camel}Field` : camel;
 }
 
 /** A feature set's plural: `protocol-feature` -> `ProtocolFeatures`. */

@@ -14,64 +14,64 @@ import { VirtioFeature } from '../virtio/features.js';
 export const BackendRequestId = {
   /**
    * A translation is missing or an access was refused.
-   * `VHOST_USER_BACKEND_IOTLB_MSG`; Back-end message types / VHOST_USER_BACKEND_IOTLB_MSG; since
+   * `VHOST_USER_BACKEND_IOTLB_MSG`; § Back-end message types / VHOST_USER_BACKEND_IOTLB_MSG; since
    * qemu-2.10; until qemu-8.0 `VHOST_USER_SLAVE_IOTLB_MSG`.
    */
   backendIotlbMsg: 1,
   /**
    * Configuration space has changed.
-   * `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`; Back-end message types /
+   * `VHOST_USER_BACKEND_CONFIG_CHANGE_MSG`; § Back-end message types /
    * VHOST_USER_BACKEND_CONFIG_CHANGE_MSG; since qemu-2.12; until qemu-8.0
    * `VHOST_USER_SLAVE_CONFIG_CHANGE_MSG`.
    */
   backendConfigChangeMsg: 2,
   /**
    * Maps a queue's doorbell into the guest, or takes it away when the no-fd flag is set.
-   * `VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG`; Back-end message types /
+   * `VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG`; § Back-end message types /
    * VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG; since qemu-3.0; until qemu-8.0
    * `VHOST_USER_SLAVE_VRING_HOST_NOTIFIER_MSG`.
    */
   backendVringHostNotifierMsg: 3,
   /**
    * A call as a message; num is reserved and zero.
-   * `VHOST_USER_BACKEND_VRING_CALL`; Back-end message types / VHOST_USER_BACKEND_VRING_CALL; since
+   * `VHOST_USER_BACKEND_VRING_CALL`; § Back-end message types / VHOST_USER_BACKEND_VRING_CALL; since
    * qemu-5.0; until qemu-8.0 `VHOST_USER_SLAVE_VRING_CALL`.
    */
   backendVringCall: 4,
   /**
    * A ring is broken; num is reserved and zero.
-   * `VHOST_USER_BACKEND_VRING_ERR`; Back-end message types / VHOST_USER_BACKEND_VRING_ERR; since
+   * `VHOST_USER_BACKEND_VRING_ERR`; § Back-end message types / VHOST_USER_BACKEND_VRING_ERR; since
    * qemu-5.0; until qemu-8.0 `VHOST_USER_SLAVE_VRING_ERR`.
    */
   backendVringErr: 5,
   /**
    * This back-end exports an object.
-   * `VHOST_USER_BACKEND_SHARED_OBJECT_ADD`; Back-end message types /
+   * `VHOST_USER_BACKEND_SHARED_OBJECT_ADD`; § Back-end message types /
    * VHOST_USER_BACKEND_SHARED_OBJECT_ADD; since qemu-8.2.
    */
   backendSharedObjectAdd: 6,
   /**
    * This back-end, which must be its owner, takes an object back.
-   * `VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE`; Back-end message types /
+   * `VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE`; § Back-end message types /
    * VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE; since qemu-8.2.
    */
   backendSharedObjectRemove: 7,
   /**
    * Asks for another back-end's object; zero and a file descriptor on success.
-   * `VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP`; Back-end message types /
+   * `VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP`; § Back-end message types /
    * VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP; since qemu-8.2.
    */
   backendSharedObjectLookup: 8,
   /**
    * Maps a range of a file into a shared memory region; fails on a range that is mapped. Gone after a
    * reset.
-   * `VHOST_USER_BACKEND_SHMEM_MAP`; Back-end message types / VHOST_USER_BACKEND_SHMEM_MAP; since
+   * `VHOST_USER_BACKEND_SHMEM_MAP`; § Back-end message types / VHOST_USER_BACKEND_SHMEM_MAP; since
    * qemu-11.1.
    */
   backendShmemMap: 9,
   /**
    * Unmaps exactly one mapped range.
-   * `VHOST_USER_BACKEND_SHMEM_UNMAP`; Back-end message types / VHOST_USER_BACKEND_SHMEM_UNMAP; since
+   * `VHOST_USER_BACKEND_SHMEM_UNMAP`; § Back-end message types / VHOST_USER_BACKEND_SHMEM_UNMAP; since
    * qemu-11.1.
    */
   backendShmemUnmap: 10,

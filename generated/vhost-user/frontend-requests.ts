@@ -14,23 +14,23 @@ import { VirtioFeature } from '../virtio/features.js';
 export const FrontendRequestId = {
   /**
    * Which virtio and vhost features the back-end offers.
-   * `VHOST_USER_GET_FEATURES`; Front-end message types / VHOST_USER_GET_FEATURES; since qemu-2.1.
+   * `VHOST_USER_GET_FEATURES`; § Front-end message types / VHOST_USER_GET_FEATURES; since qemu-2.1.
    */
   getFeatures: 1,
   /**
    * Acknowledges features. Without bit 30 it enables every ring at once; with it the enable bits stay as
    * they are, since it is also sent to toggle VHOST_F_LOG_ALL in a migration.
-   * `VHOST_USER_SET_FEATURES`; Front-end message types / VHOST_USER_SET_FEATURES; since qemu-2.1.
+   * `VHOST_USER_SET_FEATURES`; § Front-end message types / VHOST_USER_SET_FEATURES; since qemu-2.1.
    */
   setFeatures: 2,
   /**
    * Start of the session.
-   * `VHOST_USER_SET_OWNER`; Front-end message types / VHOST_USER_SET_OWNER; since qemu-2.1.
+   * `VHOST_USER_SET_OWNER`; § Front-end message types / VHOST_USER_SET_OWNER; since qemu-2.1.
    */
   setOwner: 3,
   /**
    * Ignored, or disables all rings.
-   * `VHOST_USER_RESET_OWNER`; Front-end message types / VHOST_USER_RESET_OWNER; since qemu-2.1;
+   * `VHOST_USER_RESET_OWNER`; § Front-end message types / VHOST_USER_RESET_OWNER; since qemu-2.1;
    * deprecated since qemu-2.5, see reset-device.
    */
   resetOwner: 4,
@@ -39,12 +39,12 @@ export const FrontendRequestId = {
    * running or not. While postcopy listens, the back-end answers with the table, its own addresses in
    * it, and the front-end confirms that with a second, empty SET_MEM_TABLE. With XEN_MMAP the payload is
    * memory-table-xen.
-   * `VHOST_USER_SET_MEM_TABLE`; Front-end message types / VHOST_USER_SET_MEM_TABLE; since qemu-2.1.
+   * `VHOST_USER_SET_MEM_TABLE`; § Front-end message types / VHOST_USER_SET_MEM_TABLE; since qemu-2.1.
    */
   setMemTable: 5,
   /**
    * Where the dirty log lies. The file descriptor comes with LOG_SHMFD, and so does the reply.
-   * `VHOST_USER_SET_LOG_BASE`; Front-end message types / VHOST_USER_SET_LOG_BASE; since qemu-2.1.
+   * `VHOST_USER_SET_LOG_BASE`; § Front-end message types / VHOST_USER_SET_LOG_BASE; since qemu-2.1.
    * Erratum: The text names a u64 as payload and no reply payload; QEMU always sends the log
    * description. DPDK answers with an empty payload and libvhost-user with a u64, so a front-end accepts
    * both.
@@ -52,178 +52,182 @@ export const FrontendRequestId = {
   setLogBase: 6,
   /**
    * Eventfd for changes in the log.
-   * `VHOST_USER_SET_LOG_FD`; Front-end message types / VHOST_USER_SET_LOG_FD; since qemu-2.1.
+   * `VHOST_USER_SET_LOG_FD`; § Front-end message types / VHOST_USER_SET_LOG_FD; since qemu-2.1.
    */
   setLogFd: 7,
   /**
    * Size of a ring.
-   * `VHOST_USER_SET_VRING_NUM`; Front-end message types / VHOST_USER_SET_VRING_NUM; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_NUM`; § Front-end message types / VHOST_USER_SET_VRING_NUM; since qemu-2.1.
    */
   setVringNum: 8,
   /**
    * Where the areas of a ring lie.
-   * `VHOST_USER_SET_VRING_ADDR`; Front-end message types / VHOST_USER_SET_VRING_ADDR; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_ADDR`; § Front-end message types / VHOST_USER_SET_VRING_ADDR; since qemu-2.1.
    */
   setVringAddr: 9,
   /**
    * Where a ring goes on; num is laid out as in vring-index-split or vring-indices-packed, as
    * RING_PACKED was negotiated.
-   * `VHOST_USER_SET_VRING_BASE`; Front-end message types / VHOST_USER_SET_VRING_BASE; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_BASE`; § Front-end message types / VHOST_USER_SET_VRING_BASE; since qemu-2.1.
    * Erratum: DPDK reads the lower 16 bits only, also with packed rings.
    */
   setVringBase: 10,
   /**
    * Stops a ring, once what is in flight is done, and says where it is; num of the reply as in
    * set-vring-base, num of the request is reserved and zero.
-   * `VHOST_USER_GET_VRING_BASE`; Front-end message types / VHOST_USER_GET_VRING_BASE; since qemu-2.1.
+   * `VHOST_USER_GET_VRING_BASE`; § Front-end message types / VHOST_USER_GET_VRING_BASE; since qemu-2.1.
    */
   getVringBase: 11,
   /**
    * Eventfd for the driver's kicks, or none, which asks for polling. Starts the ring.
-   * `VHOST_USER_SET_VRING_KICK`; Front-end message types / VHOST_USER_SET_VRING_KICK; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_KICK`; § Front-end message types / VHOST_USER_SET_VRING_KICK; since qemu-2.1.
    * Erratum: Older text starts a ring at the first readable kick. QEMU does not promise one, so the ring
    * starts here and is looked at once without a kick.
    */
   setVringKick: 12,
   /**
    * Eventfd that calls the driver, or none, which means that the driver polls.
-   * `VHOST_USER_SET_VRING_CALL`; Front-end message types / VHOST_USER_SET_VRING_CALL; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_CALL`; § Front-end message types / VHOST_USER_SET_VRING_CALL; since qemu-2.1.
    * Erratum: QEMU sends it for every ring right after GET_FEATURES, before SET_FEATURES and
    * SET_VRING_NUM, which the text does not say.
    */
   setVringCall: 13,
   /**
    * Eventfd that tells of a broken ring.
-   * `VHOST_USER_SET_VRING_ERR`; Front-end message types / VHOST_USER_SET_VRING_ERR; since qemu-2.1.
+   * `VHOST_USER_SET_VRING_ERR`; § Front-end message types / VHOST_USER_SET_VRING_ERR; since qemu-2.1.
    */
   setVringErr: 14,
   /**
    * Which protocol features the back-end offers. Legal as soon as bit 30 is offered, acknowledged or
    * not.
-   * `VHOST_USER_GET_PROTOCOL_FEATURES`; Front-end message types / VHOST_USER_GET_PROTOCOL_FEATURES;
+   * `VHOST_USER_GET_PROTOCOL_FEATURES`; § Front-end message types / VHOST_USER_GET_PROTOCOL_FEATURES;
    * since qemu-2.5.
    */
   getProtocolFeatures: 15,
   /**
    * Acknowledges protocol features. Legal as soon as bit 30 is offered, acknowledged or not.
-   * `VHOST_USER_SET_PROTOCOL_FEATURES`; Front-end message types / VHOST_USER_SET_PROTOCOL_FEATURES;
+   * `VHOST_USER_SET_PROTOCOL_FEATURES`; § Front-end message types / VHOST_USER_SET_PROTOCOL_FEATURES;
    * since qemu-2.5.
    */
   setProtocolFeatures: 16,
   /**
    * How many queues the back-end serves.
-   * `VHOST_USER_GET_QUEUE_NUM`; Front-end message types / VHOST_USER_GET_QUEUE_NUM; since qemu-2.5.
+   * `VHOST_USER_GET_QUEUE_NUM`; § Front-end message types / VHOST_USER_GET_QUEUE_NUM; since qemu-2.5.
    */
   getQueueNum: 17,
   /**
    * Enables (1) or disables (0) a ring.
-   * `VHOST_USER_SET_VRING_ENABLE`; Front-end message types / VHOST_USER_SET_VRING_ENABLE; since
+   * `VHOST_USER_SET_VRING_ENABLE`; § Front-end message types / VHOST_USER_SET_VRING_ENABLE; since
    * qemu-2.5.
    */
   setVringEnable: 18,
   /**
    * Announces a migrated guest; the first six bytes are its MAC address.
-   * `VHOST_USER_SEND_RARP`; Front-end message types / VHOST_USER_SEND_RARP; since qemu-2.5.
+   * `VHOST_USER_SEND_RARP`; § Front-end message types / VHOST_USER_SEND_RARP; since qemu-2.5.
    */
   sendRarp: 19,
   /**
    * The MTU that the guest is told.
-   * `VHOST_USER_NET_SET_MTU`; Front-end message types / VHOST_USER_NET_SET_MTU; since qemu-2.9.
+   * `VHOST_USER_NET_SET_MTU`; § Front-end message types / VHOST_USER_NET_SET_MTU; since qemu-2.9.
    */
   netSetMtu: 20,
   /**
    * Socket for the back-end's own requests.
-   * `VHOST_USER_SET_BACKEND_REQ_FD`; Front-end message types / VHOST_USER_SET_BACKEND_REQ_FD; since
+   * `VHOST_USER_SET_BACKEND_REQ_FD`; § Front-end message types / VHOST_USER_SET_BACKEND_REQ_FD; since
    * qemu-2.10; until qemu-8.0 `VHOST_USER_SET_SLAVE_REQ_FD`.
    */
   setBackendReqFd: 21,
   /**
    * Updates or invalidates a translation. Always answered, zero for success, whatever NEED_REPLY says.
-   * `VHOST_USER_IOTLB_MSG`; Front-end message types / VHOST_USER_IOTLB_MSG; since qemu-2.10.
+   * `VHOST_USER_IOTLB_MSG`; § Front-end message types / VHOST_USER_IOTLB_MSG; since qemu-2.10.
    */
   iotlbMsg: 22,
   /**
    * Byte order of a legacy device's ring, 0 little and 1 big.
-   * `VHOST_USER_SET_VRING_ENDIAN`; Front-end message types / VHOST_USER_SET_VRING_ENDIAN; since
+   * `VHOST_USER_SET_VRING_ENDIAN`; § Front-end message types / VHOST_USER_SET_VRING_ENDIAN; since
    * qemu-2.10.
    */
   setVringEndian: 23,
   /**
    * Reads configuration space. The reply has the size of the request; an empty one is an error.
-   * `VHOST_USER_GET_CONFIG`; Front-end message types / VHOST_USER_GET_CONFIG; since qemu-2.12.
+   * `VHOST_USER_GET_CONFIG`; § Front-end message types / VHOST_USER_GET_CONFIG; since qemu-2.12.
    * Erratum: libvhost-user ignores the offset and answers from 0.
    */
   getConfig: 24,
   /**
    * Writes configuration space. Read-only fields are refused unless the flags say migration.
-   * `VHOST_USER_SET_CONFIG`; Front-end message types / VHOST_USER_SET_CONFIG; since qemu-2.12.
+   * `VHOST_USER_SET_CONFIG`; § Front-end message types / VHOST_USER_SET_CONFIG; since qemu-2.12.
    */
   setConfig: 25,
   /**
    * Makes a crypto session; the id in the reply is negative on failure.
-   * `VHOST_USER_CREATE_CRYPTO_SESSION`; Front-end message types / VHOST_USER_CREATE_CRYPTO_SESSION;
+   * `VHOST_USER_CREATE_CRYPTO_SESSION`; § Front-end message types / VHOST_USER_CREATE_CRYPTO_SESSION;
    * since qemu-2.12.
    * Erratum: DPDK calls it VHOST_USER_CRYPTO_CREATE_SESS; the payload differs between implementations.
    */
   createCryptoSession: 26,
   /**
    * Closes a crypto session.
-   * `VHOST_USER_CLOSE_CRYPTO_SESSION`; Front-end message types / VHOST_USER_CLOSE_CRYPTO_SESSION; since
-   * qemu-2.12.
+   * `VHOST_USER_CLOSE_CRYPTO_SESSION`; § Front-end message types / VHOST_USER_CLOSE_CRYPTO_SESSION;
+   * since qemu-2.12.
    */
   closeCryptoSession: 27,
   /**
    * Postcopy may follow; the back-end opens a userfaultfd and hands it over.
-   * `VHOST_USER_POSTCOPY_ADVISE`; Front-end message types / VHOST_USER_POSTCOPY_ADVISE; since qemu-2.12.
+   * `VHOST_USER_POSTCOPY_ADVISE`; § Front-end message types / VHOST_USER_POSTCOPY_ADVISE; since
+   * qemu-2.12.
    */
   postcopyAdvise: 28,
   /**
    * Postcopy begins; memory mapped from now on is registered with the userfaultfd.
-   * `VHOST_USER_POSTCOPY_LISTEN`; Front-end message types / VHOST_USER_POSTCOPY_LISTEN; since qemu-2.12.
+   * `VHOST_USER_POSTCOPY_LISTEN`; § Front-end message types / VHOST_USER_POSTCOPY_LISTEN; since
+   * qemu-2.12.
    * Erratum: libvhost-user answers with a u64 even when it was not asked to; the text has no reply.
    */
   postcopyListen: 29,
   /**
    * Postcopy is over; the userfaultfd is closed. Answered with zero for success.
-   * `VHOST_USER_POSTCOPY_END`; Front-end message types / VHOST_USER_POSTCOPY_END; since qemu-2.12.
+   * `VHOST_USER_POSTCOPY_END`; § Front-end message types / VHOST_USER_POSTCOPY_END; since qemu-2.12.
    */
   postcopyEnd: 30,
   /**
    * Asks for fresh in-flight memory for so many queues of such a size.
-   * `VHOST_USER_GET_INFLIGHT_FD`; Front-end message types / VHOST_USER_GET_INFLIGHT_FD; since qemu-4.0.
+   * `VHOST_USER_GET_INFLIGHT_FD`; § Front-end message types / VHOST_USER_GET_INFLIGHT_FD; since
+   * qemu-4.0.
    * Erratum: The request's entry names no reply payload; the list of messages with replies has it, and
    * peers send it.
    */
   getInflightFd: 31,
   /**
    * Hands in-flight memory back, after a crash or a restart of the back-end too.
-   * `VHOST_USER_SET_INFLIGHT_FD`; Front-end message types / VHOST_USER_SET_INFLIGHT_FD; since qemu-4.0.
+   * `VHOST_USER_SET_INFLIGHT_FD`; § Front-end message types / VHOST_USER_SET_INFLIGHT_FD; since
+   * qemu-4.0.
    */
   setInflightFd: 32,
   /**
    * Socket of the vhost-user-gpu protocol.
-   * `VHOST_USER_GPU_SET_SOCKET`; Front-end message types / VHOST_USER_GPU_SET_SOCKET; since qemu-4.1.
+   * `VHOST_USER_GPU_SET_SOCKET`; § Front-end message types / VHOST_USER_GPU_SET_SOCKET; since qemu-4.1.
    */
   gpuSetSocket: 33,
   /**
    * Disables every ring and brings the device back to its first state; the session stays owned.
-   * `VHOST_USER_RESET_DEVICE`; Front-end message types / VHOST_USER_RESET_DEVICE; since qemu-4.2.
+   * `VHOST_USER_RESET_DEVICE`; § Front-end message types / VHOST_USER_RESET_DEVICE; since qemu-4.2.
    */
   resetDevice: 34,
   /**
    * A kick as a message; num is reserved and zero. Starts the ring.
-   * `VHOST_USER_VRING_KICK`; Front-end message types / VHOST_USER_VRING_KICK; since qemu-5.0.
+   * `VHOST_USER_VRING_KICK`; § Front-end message types / VHOST_USER_VRING_KICK; since qemu-5.0.
    */
   vringKick: 35,
   /**
    * How many memory regions the back-end can hold.
-   * `VHOST_USER_GET_MAX_MEM_SLOTS`; Front-end message types / VHOST_USER_GET_MAX_MEM_SLOTS; since
+   * `VHOST_USER_GET_MAX_MEM_SLOTS`; § Front-end message types / VHOST_USER_GET_MAX_MEM_SLOTS; since
    * qemu-5.1.
    */
   getMaxMemSlots: 36,
   /**
    * Maps one more region. With XEN_MMAP the payload is single-memory-region-xen.
-   * `VHOST_USER_ADD_MEM_REG`; Front-end message types / VHOST_USER_ADD_MEM_REG; since qemu-5.1.
+   * `VHOST_USER_ADD_MEM_REG`; § Front-end message types / VHOST_USER_ADD_MEM_REG; since qemu-5.1.
    * Erratum: Some revisions print the payload under the reply. libvhost-user answers with the region
    * while postcopy listens; the present text forbids postcopy together with CONFIGURE_MEM_SLOTS, so
    * there is no such reply here.
@@ -231,24 +235,24 @@ export const FrontendRequestId = {
   addMemReg: 37,
   /**
    * Unmaps a region, named by its guest address, user address and size; the mmap offset is ignored.
-   * `VHOST_USER_REM_MEM_REG`; Front-end message types / VHOST_USER_REM_MEM_REG; since qemu-5.1.
+   * `VHOST_USER_REM_MEM_REG`; § Front-end message types / VHOST_USER_REM_MEM_REG; since qemu-5.1.
    * Erratum: Some revisions print the payload under the reply. Some front-ends attach a file descriptor,
    * which is closed and forgiven.
    */
   remMemReg: 38,
   /**
    * The device status as the driver has it.
-   * `VHOST_USER_SET_STATUS`; Front-end message types / VHOST_USER_SET_STATUS; since qemu-5.1.
+   * `VHOST_USER_SET_STATUS`; § Front-end message types / VHOST_USER_SET_STATUS; since qemu-5.1.
    */
   setStatus: 39,
   /**
    * The device status as the back-end has it.
-   * `VHOST_USER_GET_STATUS`; Front-end message types / VHOST_USER_GET_STATUS; since qemu-5.1.
+   * `VHOST_USER_GET_STATUS`; § Front-end message types / VHOST_USER_GET_STATUS; since qemu-5.1.
    */
   getStatus: 40,
   /**
    * Asks for an object of this back-end; no file descriptor in the reply means that there is none.
-   * `VHOST_USER_GET_SHARED_OBJECT`; Front-end message types / VHOST_USER_GET_SHARED_OBJECT; since
+   * `VHOST_USER_GET_SHARED_OBJECT`; § Front-end message types / VHOST_USER_GET_SHARED_OBJECT; since
    * qemu-8.2.
    * Erratum: libvhost-user leaves the request's payload in its reply; the text names a file descriptor
    * only.
@@ -257,25 +261,25 @@ export const FrontendRequestId = {
   /**
    * Channel for the device's state. Bits 0 to 7 of the reply are zero on success; bit 8 is set when no
    * file descriptor comes back, and a file descriptor that does replaces the front-end's.
-   * `VHOST_USER_SET_DEVICE_STATE_FD`; Front-end message types / VHOST_USER_SET_DEVICE_STATE_FD; since
+   * `VHOST_USER_SET_DEVICE_STATE_FD`; § Front-end message types / VHOST_USER_SET_DEVICE_STATE_FD; since
    * qemu-8.2.
    */
   setDeviceStateFd: 42,
   /**
    * Whether the device's state went through, zero for success.
-   * `VHOST_USER_CHECK_DEVICE_STATE`; Front-end message types / VHOST_USER_CHECK_DEVICE_STATE; since
+   * `VHOST_USER_CHECK_DEVICE_STATE`; § Front-end message types / VHOST_USER_CHECK_DEVICE_STATE; since
    * qemu-8.2.
    */
   checkDeviceState: 43,
   /**
    * Which shared memory regions the device has.
-   * `VHOST_USER_GET_SHMEM_CONFIG`; Front-end message types / VHOST_USER_GET_SHMEM_CONFIG; since
+   * `VHOST_USER_GET_SHMEM_CONFIG`; § Front-end message types / VHOST_USER_GET_SHMEM_CONFIG; since
    * qemu-11.1.
    */
   getShmemConfig: 44,
   /**
    * Stops a ring at once; chains in flight are parked in the in-flight region.
-   * `VHOST_USER_GET_VRING_BASE_SKIP_DRAIN`; Front-end message types /
+   * `VHOST_USER_GET_VRING_BASE_SKIP_DRAIN`; § Front-end message types /
    * VHOST_USER_GET_VRING_BASE_SKIP_DRAIN; since qemu-11.1.50.
    */
   getVringBaseSkipDrain: 45,

@@ -6,19 +6,19 @@ import { type Codec, WireError, type WireReader, type WireWriter } from '../../r
 
 /**
  * The one version there is, in the lowest two bits of the flags.
- * `VHOST_USER_VERSION`; Message Specification / Header.
+ * `VHOST_USER_VERSION`; § Message Specification / Header.
  */
 export const PROTOCOL_VERSION = 1;
 
 /**
  * The bits of the flags that hold the version.
- * `VHOST_USER_VERSION_MASK`; Message Specification / Header.
+ * `VHOST_USER_VERSION_MASK`; § Message Specification / Header.
  */
 export const HEADER_VERSION_MASK = 3;
 
 /**
  * Most file descriptors that one message carries.
- * `VHOST_USER_MAX_FDS`; Communication.
+ * `VHOST_USER_MAX_FDS`; § Communication.
  * Erratum: The text names 8 for memory regions and for the back-end channel only; every common peer
  * holds to it elsewhere.
  */
@@ -28,7 +28,7 @@ export const MAX_MESSAGE_FDS = 8;
  * Flags of the header. Bits 0 and 1 hold the version, which is 1, so bit 0 is always set and bit 1
  * never.
  * Members are masks.
- * Message Specification / Header.
+ * § Message Specification / Header.
  * Erratum: QEMU takes a reply only if its flags are exactly 0x5. NEED_REPLY is therefore cleared in a
  * reply, which the text does not say.
  */
@@ -44,7 +44,7 @@ export const HeaderFlag = {
 /**
  * Request id, flags and the size of the payload that follows.
  * 12 bytes.
- * `VhostUserMsg`; Message Specification / Header.
+ * `VhostUserMsg`; § Message Specification / Header.
  */
 export interface MessageHeader {
   /** Request id; each direction numbers its own. */

@@ -4,14 +4,14 @@
 
 /**
  * Each queue's sub-region starts at a multiple of it.
- * `INFLIGHT_ALIGNMENT`; Inflight I/O tracking.
+ * `INFLIGHT_ALIGNMENT`; § Inflight I/O tracking.
  * Erratum: The text asks for a cache line; every implementation takes 64 bytes.
  */
 export const INFLIGHT_REGION_ALIGN = 64;
 
 /**
  * Version of the layouts below; 0 marks memory that nobody has initialised.
- * `INFLIGHT_VERSION`; Inflight I/O tracking.
+ * `INFLIGHT_VERSION`; § Inflight I/O tracking.
  */
 export const INFLIGHT_REGION_VERSION = 1;
 
@@ -19,7 +19,7 @@ export const INFLIGHT_REGION_VERSION = 1;
  * State of one descriptor of a split ring.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 4 of them.
  * Layout: 0 inflight u8, 1 padding bytes[5], 6 next u16, 8 counter u64.
- * `DescStateSplit`; Inflight I/O tracking; since qemu-4.0.
+ * `DescStateSplit`; § Inflight I/O tracking; since qemu-4.0.
  */
 export const InflightDescriptorSplit = {
   /** Bytes. */
@@ -51,7 +51,7 @@ export const InflightDescriptorSplit = {
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes.
  * Layout: 0 features u64, 8 version u16, 10 numDescriptors u16, 12 lastBatchHead u16, 14 usedIdx u16,
  * 16 descriptors InflightDescriptorSplit[queueSize].
- * `QueueRegionSplit`; Inflight I/O tracking; since qemu-4.0.
+ * `QueueRegionSplit`; § Inflight I/O tracking; since qemu-4.0.
  * Erratum: libvhost-user clears one descriptor on resume whatever the batch was. A region whose used
  * index is still 0 while the ring's is not (after a migration) must be initialised from the live ring,
  * or slot 0 is dropped.
@@ -103,7 +103,7 @@ export const InflightRegionSplit = {
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 8 of them.
  * Layout: 0 inflight u8, 1 padding u8, 2 next u16, 4 last u16, 6 num u16, 8 counter u64, 16 id u16, 18
  * flags u16, 20 len u32, 24 addr u64.
- * `DescStatePacked`; Inflight I/O tracking; since qemu-4.0.
+ * `DescStatePacked`; § Inflight I/O tracking; since qemu-4.0.
  */
 export const InflightDescriptorPacked = {
   /** Bytes. */
@@ -166,7 +166,7 @@ export const InflightDescriptorPacked = {
  * Layout: 0 features u64, 8 version u16, 10 numDescriptors u16, 12 freeHead u16, 14 oldFreeHead u16,
  * 16 usedIdx u16, 18 oldUsedIdx u16, 20 usedWrapCounter u8, 21 oldUsedWrapCounter u8, 22 padding
  * bytes[7], 29 naturalPadding bytes[3], 32 descriptors InflightDescriptorPacked[queueSize].
- * `QueueRegionPacked`; Inflight I/O tracking; since qemu-4.0.
+ * `QueueRegionPacked`; § Inflight I/O tracking; since qemu-4.0.
  * Erratum: The text's structure is not packed, so three bytes of natural padding follow the seven
  * named ones and the entries start at 32; rust-vmm's packed structure would start them at 29.
  */

@@ -6,14 +6,14 @@ import { type Codec, WireError, type WireReader, type WireWriter } from '../../r
 
 /**
  * Regions that one SET_MEM_TABLE may carry.
- * `VHOST_MEMORY_BASELINE_NREGIONS`; Message Specification / Payload / Multiple memory regions
+ * `VHOST_MEMORY_BASELINE_NREGIONS`; § Message Specification / Payload / Multiple memory regions
  * description.
  */
 export const MAX_MEMORY_REGIONS = 8;
 
 /**
  * Largest piece of configuration space in one message.
- * `VHOST_USER_MAX_CONFIG_SIZE`; Message Specification / Payload / Virtio device config space.
+ * `VHOST_USER_MAX_CONFIG_SIZE`; § Message Specification / Payload / Virtio device config space.
  * Erratum: The text gives no bound. QEMU and DPDK stop at 256 bytes, rust-vmm at 4096; the wider one
  * is accepted.
  */
@@ -21,17 +21,17 @@ export const MAX_CONFIG_SPACE_SIZE = 4096;
 
 /**
  * Slots in the answer to GET_SHMEM_CONFIG; the index is the region's id.
- * `VIRTIO_MAX_SHMEM_REGIONS`; Message Specification / Payload / VIRTIO Shared Memory Region
+ * `VIRTIO_MAX_SHMEM_REGIONS`; § Message Specification / Payload / VIRTIO Shared Memory Region
  * configuration.
  */
 export const SHMEM_REGION_SLOTS = 256;
 
-/** Guest bytes for one bit of the dirty log. `VHOST_LOG_PAGE`; Migration. */
+/** Guest bytes for one bit of the dirty log. `VHOST_LOG_PAGE`; § Migration. */
 export const LOG_PAGE_SIZE = 4096;
 
 /**
  * Bits of the u64 in SET_VRING_KICK, SET_VRING_CALL and SET_VRING_ERR that hold the ring's index.
- * `VHOST_USER_VRING_IDX_MASK`; Front-end message types / VHOST_USER_SET_VRING_KICK.
+ * `VHOST_USER_VRING_IDX_MASK`; § Front-end message types / VHOST_USER_SET_VRING_KICK.
  * Erratum: Peers have read bit 8, the no-fd flag, as a part of the index. Only bits 0 to 7 are the
  * index.
  */
@@ -39,7 +39,7 @@ export const VRING_FD_INDEX_MASK = 255;
 
 /**
  * Bits of the answer to SET_DEVICE_STATE_FD that are zero on success.
- * `VHOST_USER_DEVICE_STATE_ERROR_MASK`; Front-end message types / VHOST_USER_SET_DEVICE_STATE_FD.
+ * `VHOST_USER_DEVICE_STATE_ERROR_MASK`; § Front-end message types / VHOST_USER_SET_DEVICE_STATE_FD.
  */
 export const DEVICE_STATE_ERROR_MASK = 255;
 
@@ -47,7 +47,7 @@ export const DEVICE_STATE_ERROR_MASK = 255;
  * The flag beside the ring's index in a u64 that goes with a file descriptor.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Front-end message types / VHOST_USER_SET_VRING_KICK.
+ * § Front-end message types / VHOST_USER_SET_VRING_KICK.
  */
 export const VringFdFlag = {
   /** No file descriptor comes with the message. `VHOST_USER_VRING_NOFD_MASK`. */
@@ -58,14 +58,14 @@ export const VringFdFlag = {
  * Flags of SET_VRING_ADDR.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Message Specification / Payload / A vring address description.
+ * § Message Specification / Payload / A vring address description.
  */
 export const VringAddressFlag = {
   /** Writes to the used ring are marked in the dirty log. `VHOST_VRING_F_LOG`. */
   log: 0x1,
 } as const;
 
-/** What a translation allows. Message Specification / Payload / An IOTLB message. */
+/** What a translation allows. § Message Specification / Payload / An IOTLB message. */
 export const IotlbPermission = {
   /** No access. `VHOST_ACCESS_NONE`. */
   none: 0,
@@ -87,7 +87,7 @@ export function isIotlbPermission(value: number): value is IotlbPermission {
 /**
  * What an IOTLB message says.
  * Open: other numbers may come and are to be expected.
- * Message Specification / Payload / An IOTLB message.
+ * § Message Specification / Payload / An IOTLB message.
  */
 export const IotlbType = {
   /** The back-end lacks a translation. `VHOST_IOTLB_MISS`. */
@@ -106,7 +106,7 @@ export const IotlbType = {
 
 export type IotlbType = (typeof IotlbType)[keyof typeof IotlbType];
 
-/** Who writes the configuration space. Message Specification / Payload / Virtio device config space. */
+/** Who writes the configuration space. § Message Specification / Payload / Virtio device config space. */
 export const ConfigSpaceFlag = {
   /** The guest; writable fields only. `VHOST_SET_CONFIG_TYPE_FRONTEND`. */
   driver: 0,
@@ -123,7 +123,7 @@ export function isConfigSpaceFlag(value: number): value is ConfigSpaceFlag {
 
 /**
  * Which way the device's state goes.
- * Message Specification / Payload / Device state transfer parameters.
+ * § Message Specification / Payload / Device state transfer parameters.
  */
 export const DeviceStateDirection = {
   /** Out of the back-end. `VHOST_TRANSFER_STATE_DIRECTION_SAVE`. */
@@ -139,7 +139,10 @@ export function isDeviceStateDirection(value: number): value is DeviceStateDirec
   return value === 0 || value === 1;
 }
 
-/** What the device does meanwhile. Message Specification / Payload / Device state transfer parameters. */
+/**
+ * What the device does meanwhile.
+ * § Message Specification / Payload / Device state transfer parameters.
+ */
 export const DeviceStatePhase = {
   /** Every ring is stopped. `VHOST_TRANSFER_STATE_PHASE_STOPPED`. */
   stopped: 0,
@@ -156,7 +159,7 @@ export function isDeviceStatePhase(value: number): value is DeviceStatePhase {
  * How a range is mapped into a shared memory region.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Message Specification / Payload / Memory mapping operation.
+ * § Message Specification / Payload / Memory mapping operation.
  */
 export const ShmemMapFlag = {
   /** Writable; read-only without it. `VHOST_USER_FLAG_MAP_RW`. */
@@ -166,7 +169,7 @@ export const ShmemMapFlag = {
 /**
  * How a region is mapped under Xen.
  * Members are masks.
- * Message Specification / Payload / Memory region description.
+ * § Message Specification / Payload / Memory region description.
  */
 export const XenMmapFlag = {
   /** Foreign mapping. `VHOST_USER_XEN_MMAP_FOREIGN`. */
@@ -180,7 +183,7 @@ export const XenMmapFlag = {
 /**
  * A ring and one number, whose meaning is the request's.
  * 8 bytes.
- * `struct vhost_vring_state`; Message Specification / Payload / A vring state description.
+ * `struct vhost_vring_state`; § Message Specification / Payload / A vring state description.
  */
 export interface VringState {
   /** Index of the ring. */
@@ -208,7 +211,7 @@ export const VringState: Codec<VringState> = {
 /**
  * Base of a split ring.
  * 8 bytes.
- * Message Specification / Payload / A vring descriptor index for split virtqueues.
+ * § Message Specification / Payload / A vring descriptor index for split virtqueues.
  */
 export interface VringIndexSplit {
   /** Index of the ring. */
@@ -240,7 +243,7 @@ export const VringIndexSplit: Codec<VringIndexSplit> = {
 /**
  * Base of a packed ring.
  * 8 bytes.
- * Message Specification / Payload / Vring descriptor indices for packed virtqueues.
+ * § Message Specification / Payload / Vring descriptor indices for packed virtqueues.
  * Erratum: DPDK writes and reads the lower half only and takes the used position to be the available
  * one. An upper half of zero is therefore ambiguous, and the session decides by what the ring holds.
  */
@@ -276,7 +279,7 @@ export const VringIndicesPacked: Codec<VringIndicesPacked> = {
  * Where the three areas of a ring lie. IOVA with ACCESS_PLATFORM, else user addresses (GPA_ADDRESSES
  * aside).
  * 40 bytes.
- * `struct vhost_vring_addr`; Message Specification / Payload / A vring address description.
+ * `struct vhost_vring_addr`; § Message Specification / Payload / A vring address description.
  * Erratum: Old revisions of the text draw a field "size" that no implementation has.
  */
 export interface VringAddress {
@@ -321,7 +324,7 @@ export const VringAddress: Codec<VringAddress> = {
 /**
  * A run of guest memory and where its file has it.
  * 32 bytes.
- * `VhostUserMemoryRegion`; Message Specification / Payload / Memory region description.
+ * `VhostUserMemoryRegion`; § Message Specification / Payload / Memory region description.
  */
 export interface MemoryRegion {
   /** Guest-physical address. */
@@ -357,7 +360,7 @@ export const MemoryRegion: Codec<MemoryRegion> = {
 /**
  * The whole memory map of a session.
  * Its size varies.
- * `VhostUserMemory`; Message Specification / Payload / Multiple memory regions description.
+ * `VhostUserMemory`; § Message Specification / Payload / Multiple memory regions description.
  */
 export interface MemoryTable {
   /** The regions. */
@@ -400,7 +403,7 @@ export const MemoryTable: Codec<MemoryTable> = {
 /**
  * One region, to be added or removed.
  * 40 bytes.
- * `VhostUserMemRegMsg`; Message Specification / Payload / Single memory region description.
+ * `VhostUserMemRegMsg`; § Message Specification / Payload / Single memory region description.
  */
 export interface SingleMemoryRegion {
   /** The region. */
@@ -426,7 +429,7 @@ export const SingleMemoryRegion: Codec<SingleMemoryRegion> = {
 /**
  * A region as it is with XEN_MMAP, in SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG.
  * 40 bytes.
- * Message Specification / Payload / Memory region description; since qemu-8.1.
+ * § Message Specification / Payload / Memory region description; since qemu-8.1.
  */
 export interface MemoryRegionXen {
   /** The region. */
@@ -464,7 +467,7 @@ export const MemoryRegionXen: Codec<MemoryRegionXen> = {
 /**
  * The memory table as it is with XEN_MMAP.
  * Its size varies.
- * Message Specification / Payload / Multiple memory regions description; since qemu-8.1.
+ * § Message Specification / Payload / Multiple memory regions description; since qemu-8.1.
  */
 export interface MemoryTableXen {
   /** The regions. */
@@ -507,7 +510,7 @@ export const MemoryTableXen: Codec<MemoryTableXen> = {
 /**
  * One region as it is with XEN_MMAP.
  * 48 bytes.
- * Message Specification / Payload / Single memory region description; since qemu-8.1.
+ * § Message Specification / Payload / Single memory region description; since qemu-8.1.
  */
 export interface SingleMemoryRegionXen {
   /** The region. */
@@ -533,7 +536,7 @@ export const SingleMemoryRegionXen: Codec<SingleMemoryRegionXen> = {
 /**
  * Where the dirty log lies in its file.
  * 16 bytes.
- * `VhostUserLog`; Message Specification / Payload / Log description.
+ * `VhostUserLog`; § Message Specification / Payload / Log description.
  */
 export interface LogRegion {
   /** Bytes of the log. */
@@ -561,7 +564,7 @@ export const LogRegion: Codec<LogRegion> = {
 /**
  * A translation, the lack of one, or its end.
  * 32 bytes.
- * `struct vhost_iotlb_msg`; Message Specification / Payload / An IOTLB message.
+ * `struct vhost_iotlb_msg`; § Message Specification / Payload / An IOTLB message.
  * Erratum: The text draws 26 bytes; the structure's trailing padding is on the wire, which makes it
  * 32.
  */
@@ -611,7 +614,7 @@ export const IotlbMessage: Codec<IotlbMessage> = {
 /**
  * A piece of the device's configuration space.
  * Its size varies.
- * `VhostUserConfig`; Message Specification / Payload / Virtio device config space.
+ * `VhostUserConfig`; § Message Specification / Payload / Virtio device config space.
  */
 export interface ConfigSpace {
   /** Where the piece starts. */
@@ -660,7 +663,7 @@ export const ConfigSpace: Codec<ConfigSpace> = {
 /**
  * The doorbell of a queue, as a range of a file.
  * 24 bytes.
- * `VhostUserVringArea`; Message Specification / Payload / Vring area description.
+ * `VhostUserVringArea`; § Message Specification / Payload / Vring area description.
  */
 export interface VringArea {
   /** Index of the ring in bits 0 to 7 and the no-fd flag. `VringFdFlag`. */
@@ -692,7 +695,7 @@ export const VringArea: Codec<VringArea> = {
 /**
  * The shared memory that tracks chains in flight.
  * 24 bytes.
- * `VhostUserInflight`; Message Specification / Payload / Inflight description; since qemu-4.0.
+ * `VhostUserInflight`; § Message Specification / Payload / Inflight description; since qemu-4.0.
  * Erratum: The text draws 20 bytes; the structure's trailing padding is on the wire, and DPDK and
  * libvhost-user refuse anything but 24.
  */
@@ -732,7 +735,7 @@ export const InflightDescription: Codec<InflightDescription> = {
 /**
  * Name of an object that back-ends share.
  * 16 bytes.
- * `VhostUserShared`; Message Specification / Payload / VhostUserShared; since qemu-8.2.
+ * `VhostUserShared`; § Message Specification / Payload / VhostUserShared; since qemu-8.2.
  */
 export interface SharedObject {
   /** The UUID, its first three components big-endian. */
@@ -751,7 +754,7 @@ export const SharedObject: Codec<SharedObject> = {
   encode(writer: WireWriter, value: SharedObject): void {
     if (value.uuid.length !== 16) {
       throw new WireError(
-        'ERR_WIRE_LIMIT',
+        'ERR_WIRE_VALUE',
         `shared-object.uuid: has ${value.uuid.length} elements, must have 16`,
       );
     }
@@ -762,8 +765,8 @@ export const SharedObject: Codec<SharedObject> = {
 /**
  * Which way the device's state goes and in which phase.
  * 8 bytes.
- * `VhostUserTransferDeviceState`; Message Specification / Payload / Device state transfer parameters;
- * since qemu-8.2.
+ * `VhostUserTransferDeviceState`; § Message Specification / Payload / Device state transfer
+ * parameters; since qemu-8.2.
  */
 export interface DeviceStateTransfer {
   /** Save or load. `DeviceStateDirection`. */
@@ -803,7 +806,7 @@ export const DeviceStateTransfer: Codec<DeviceStateTransfer> = {
 /**
  * A range of a file for a range of a shared memory region.
  * 40 bytes.
- * `VhostUserMMap`; Message Specification / Payload / Memory mapping operation; since qemu-11.1.
+ * `VhostUserMMap`; § Message Specification / Payload / Memory mapping operation; since qemu-11.1.
  */
 export interface ShmemMap {
   /** Id of the region. */
@@ -845,8 +848,8 @@ export const ShmemMap: Codec<ShmemMap> = {
 /**
  * Sizes of the device's shared memory regions.
  * 2056 bytes.
- * `VhostUserShMemConfig`; Message Specification / Payload / VIRTIO Shared Memory Region configuration;
- * since qemu-11.1.
+ * `VhostUserShMemConfig`; § Message Specification / Payload / VIRTIO Shared Memory Region
+ * configuration; since qemu-11.1.
  * Erratum: The count is that of regions whose size is not zero, not of the slots before the last one.
  */
 export interface ShmemConfig {
@@ -873,7 +876,7 @@ export const ShmemConfig: Codec<ShmemConfig> = {
   encode(writer: WireWriter, value: ShmemConfig): void {
     if (value.sizes.length !== 256) {
       throw new WireError(
-        'ERR_WIRE_LIMIT',
+        'ERR_WIRE_VALUE',
         `shmem-config.sizes: has ${value.sizes.length} elements, must have 256`,
       );
     }
@@ -886,7 +889,7 @@ export const ShmemConfig: Codec<ShmemConfig> = {
 /**
  * Description of a crypto session, left as bytes.
  * Its size varies.
- * `VhostUserCryptoSession`; Message Specification / Payload; since qemu-2.12.
+ * `VhostUserCryptoSession`; § Message Specification / Payload; since qemu-2.12.
  * Erratum: The text does not lay the payload out. In QEMU it is a structure with pointers of its own
  * process and a 64-bit operation, in DPDK one with a 32-bit operation; the bytes are passed on
  * untouched.

@@ -13,31 +13,31 @@ export const ProtocolFeature = {
   /**
    * The back-end says how many queues it serves (GET_QUEUE_NUM).
    * Bit 0.
-   * `VHOST_USER_PROTOCOL_F_MQ`; Multiple queue support; since qemu-2.5.
+   * `VHOST_USER_PROTOCOL_F_MQ`; § Multiple queue support; since qemu-2.5.
    */
   mq: 0x1n,
   /**
    * The dirty log is shared memory, handed over with SET_LOG_BASE, which is then answered.
    * Bit 1.
-   * `VHOST_USER_PROTOCOL_F_LOG_SHMFD`; Migration; since qemu-2.5.
+   * `VHOST_USER_PROTOCOL_F_LOG_SHMFD`; § Migration; since qemu-2.5.
    */
   logShmfd: 0x2n,
   /**
    * The back-end can announce a migrated guest (SEND_RARP).
    * Bit 2.
-   * `VHOST_USER_PROTOCOL_F_RARP`; VHOST_USER_SEND_RARP; since qemu-2.5.
+   * `VHOST_USER_PROTOCOL_F_RARP`; § VHOST_USER_SEND_RARP; since qemu-2.5.
    */
   rarp: 0x4n,
   /**
    * A sender may ask for an acknowledgement of any request (NEED_REPLY).
    * Bit 3.
-   * `VHOST_USER_PROTOCOL_F_REPLY_ACK`; VHOST_USER_PROTOCOL_F_REPLY_ACK; since qemu-2.8.
+   * `VHOST_USER_PROTOCOL_F_REPLY_ACK`; § VHOST_USER_PROTOCOL_F_REPLY_ACK; since qemu-2.8.
    */
   replyAck: 0x8n,
   /**
    * The front-end may set the MTU that the guest is told (NET_SET_MTU).
    * Bit 4.
-   * `VHOST_USER_PROTOCOL_F_MTU`; VHOST_USER_NET_SET_MTU; since qemu-2.9.
+   * `VHOST_USER_PROTOCOL_F_MTU`; § VHOST_USER_NET_SET_MTU; since qemu-2.9.
    * Erratum: The text names the bit NET_MTU where it describes the request and MTU in the list; the list
    * is followed.
    */
@@ -45,26 +45,26 @@ export const ProtocolFeature = {
   /**
    * The back-end may send requests of its own, on a socket given by SET_BACKEND_REQ_FD.
    * Bit 5.
-   * `VHOST_USER_PROTOCOL_F_BACKEND_REQ`; Back-end communication; since qemu-2.10; until qemu-8.0
+   * `VHOST_USER_PROTOCOL_F_BACKEND_REQ`; § Back-end communication; since qemu-2.10; until qemu-8.0
    * `SLAVE_REQ`.
    */
   backendReq: 0x20n,
   /**
    * The front-end may set the byte order of a legacy device's rings.
    * Bit 6.
-   * `VHOST_USER_PROTOCOL_F_CROSS_ENDIAN`; VHOST_USER_SET_VRING_ENDIAN; since qemu-2.10.
+   * `VHOST_USER_PROTOCOL_F_CROSS_ENDIAN`; § VHOST_USER_SET_VRING_ENDIAN; since qemu-2.10.
    */
   crossEndian: 0x40n,
   /**
    * Crypto sessions are made and closed by messages.
    * Bit 7.
-   * `VHOST_USER_PROTOCOL_F_CRYPTO_SESSION`; VHOST_USER_CREATE_CRYPTO_SESSION; since qemu-2.12.
+   * `VHOST_USER_PROTOCOL_F_CRYPTO_SESSION`; § VHOST_USER_CREATE_CRYPTO_SESSION; since qemu-2.12.
    */
   cryptoSession: 0x80n,
   /**
    * Postcopy migration by userfaultfd. It cannot be entered while CONFIGURE_MEM_SLOTS is negotiated.
    * Bit 8.
-   * `VHOST_USER_PROTOCOL_F_PAGEFAULT`; Migration; since qemu-2.12.
+   * `VHOST_USER_PROTOCOL_F_PAGEFAULT`; § Migration; since qemu-2.12.
    * Erratum: libvhost-user offers this bit together with CONFIGURE_MEM_SLOTS and QEMU acknowledges both,
    * so the two bits do not exclude one another; the postcopy requests are what is refused then.
    */
@@ -72,14 +72,14 @@ export const ProtocolFeature = {
   /**
    * The back-end holds the device's configuration space.
    * Bit 9.
-   * `VHOST_USER_PROTOCOL_F_CONFIG`; VHOST_USER_GET_CONFIG; since qemu-2.12.
+   * `VHOST_USER_PROTOCOL_F_CONFIG`; § VHOST_USER_GET_CONFIG; since qemu-2.12.
    */
   config: 0x200n,
   /**
    * Requests of the back-end may carry file descriptors.
    * Bit 10.
    * Needs `backendReq`.
-   * `VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD`; Back-end communication; since qemu-3.0; until qemu-8.0
+   * `VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD`; § Back-end communication; since qemu-3.0; until qemu-8.0
    * `SLAVE_SEND_FD`.
    */
   backendSendFd: 0x400n,
@@ -87,19 +87,19 @@ export const ProtocolFeature = {
    * The back-end may have a queue's doorbell mapped into the guest.
    * Bit 11.
    * Needs `backendReq`, `backendSendFd`.
-   * `VHOST_USER_PROTOCOL_F_HOST_NOTIFIER`; VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG; since qemu-3.0.
+   * `VHOST_USER_PROTOCOL_F_HOST_NOTIFIER`; § VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG; since qemu-3.0.
    */
   hostNotifier: 0x800n,
   /**
    * Chains in flight are tracked in shared memory, so that a back-end that comes back can finish them.
    * Bit 12.
-   * `VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD`; Inflight I/O tracking; since qemu-4.0.
+   * `VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD`; § Inflight I/O tracking; since qemu-4.0.
    */
   inflightShmfd: 0x1000n,
   /**
    * The front-end may reset the device (RESET_DEVICE).
    * Bit 13.
-   * `VHOST_USER_PROTOCOL_F_RESET_DEVICE`; VHOST_USER_RESET_DEVICE; since qemu-4.2.
+   * `VHOST_USER_PROTOCOL_F_RESET_DEVICE`; § VHOST_USER_RESET_DEVICE; since qemu-4.2.
    */
   resetDevice: 0x2000n,
   /**
@@ -107,33 +107,33 @@ export const ProtocolFeature = {
    * alone.
    * Bit 14.
    * Needs `replyAck`, `backendReq`.
-   * `VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS`; In-band notifications; since qemu-5.0.
+   * `VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS`; § In-band notifications; since qemu-5.0.
    */
   inbandNotifications: 0x4000n,
   /**
    * Memory regions are added and removed one by one.
    * Bit 15.
-   * `VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS`; VHOST_USER_GET_MAX_MEM_SLOTS; since qemu-5.1.
+   * `VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS`; § VHOST_USER_GET_MAX_MEM_SLOTS; since qemu-5.1.
    */
   configureMemSlots: 0x8000n,
   /**
    * The device status travels (SET_STATUS, GET_STATUS). The front-end in QEMU uses it since 8.0.
    * Bit 16.
-   * `VHOST_USER_PROTOCOL_F_STATUS`; VHOST_USER_SET_STATUS; since qemu-5.1.
+   * `VHOST_USER_PROTOCOL_F_STATUS`; § VHOST_USER_SET_STATUS; since qemu-5.1.
    */
   status: 0x10000n,
   /**
    * Every memory region is followed by Xen's mapping flags and domain. QEMU itself does not implement
    * it.
    * Bit 17.
-   * `VHOST_USER_PROTOCOL_F_XEN_MMAP`; Memory region description; since qemu-8.1.
+   * `VHOST_USER_PROTOCOL_F_XEN_MMAP`; § Memory region description; since qemu-8.1.
    */
   xenMmap: 0x20000n,
   /**
    * Back-ends export objects to one another by UUID, through the front-end.
    * Bit 18.
    * Needs `backendReq`.
-   * `VHOST_USER_PROTOCOL_F_SHARED_OBJECT`; VHOST_USER_BACKEND_SHARED_OBJECT_ADD; since qemu-8.2.
+   * `VHOST_USER_PROTOCOL_F_SHARED_OBJECT`; § VHOST_USER_BACKEND_SHARED_OBJECT_ADD; since qemu-8.2.
    * Erratum: The text names no dependency; without the back-end channel no object can be exported or
    * looked up, so it is made one.
    */
@@ -141,14 +141,14 @@ export const ProtocolFeature = {
   /**
    * The back-end's internal state moves through a pipe on migration.
    * Bit 19.
-   * `VHOST_USER_PROTOCOL_F_DEVICE_STATE`; Migrating back-end state; since qemu-8.2.
+   * `VHOST_USER_PROTOCOL_F_DEVICE_STATE`; § Migrating back-end state; since qemu-8.2.
    */
   deviceState: 0x80000n,
   /**
    * The in-flight region may be migrated.
    * Bit 20.
    * Needs `inflightShmfd`.
-   * `VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT`; VHOST_USER_GET_VRING_BASE; since qemu-11.1.
+   * `VHOST_USER_PROTOCOL_F_GET_VRING_BASE_INFLIGHT`; § VHOST_USER_GET_VRING_BASE; since qemu-11.1.
    * Erratum: First meant "GET_VRING_BASE need not drain". Now it changes nothing by itself and is only
    * required by GET_VRING_BASE_SKIP_DRAIN.
    */
@@ -156,7 +156,7 @@ export const ProtocolFeature = {
   /**
    * User addresses in messages of the front-end are guest-physical addresses.
    * Bit 21.
-   * `VHOST_USER_PROTOCOL_F_GPA_ADDRESSES`; Memory region description; since qemu-11.1.
+   * `VHOST_USER_PROTOCOL_F_GPA_ADDRESSES`; § Memory region description; since qemu-11.1.
    * Erratum: Peers built while the patches were in flight (rust-vmm vhost 0.16) use this number for
    * SHMEM. Offering it by mistake makes QEMU send guest-physical addresses.
    */
@@ -165,7 +165,7 @@ export const ProtocolFeature = {
    * The back-end may map file ranges into VIRTIO shared memory regions.
    * Bit 22.
    * Needs `backendReq`, `backendSendFd`.
-   * `VHOST_USER_PROTOCOL_F_SHMEM`; VHOST_USER_BACKEND_SHMEM_MAP; since qemu-11.1; until qemu-11.1
+   * `VHOST_USER_PROTOCOL_F_SHMEM`; § VHOST_USER_BACKEND_SHMEM_MAP; since qemu-11.1; until qemu-11.1
    * `SHMEM_MAP`.
    */
   shmem: 0x400000n,
@@ -173,7 +173,7 @@ export const ProtocolFeature = {
    * A ring may be stopped with chains in flight, which are parked in the in-flight region.
    * Bit 23.
    * Needs `inflightShmfd`, `getVringBaseInflight`.
-   * `VHOST_USER_PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN`; VHOST_USER_GET_VRING_BASE_SKIP_DRAIN; since
+   * `VHOST_USER_PROTOCOL_F_GET_VRING_BASE_SKIP_DRAIN`; § VHOST_USER_GET_VRING_BASE_SKIP_DRAIN; since
    * qemu-11.1.50.
    */
   getVringBaseSkipDrain: 0x800000n,

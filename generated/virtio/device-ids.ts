@@ -5,7 +5,7 @@
 /**
  * Number of a device type. 14 and 15 are not assigned.
  * Open: other numbers may come and are to be expected.
- * Device Types; since 0.9.5.
+ * § Device Types; since 0.9.5.
  */
 export const DeviceId = {
   /** Network card. `VIRTIO_ID_NET`. */

@@ -13,22 +13,22 @@ export const VirtioFeature = {
   /**
    * The device calls when it runs out of chains, suppression or not.
    * Bit 24.
-   * `VIRTIO_F_NOTIFY_ON_EMPTY`; Reserved Feature Bits / Legacy Interface: Reserved Feature Bits; since
+   * `VIRTIO_F_NOTIFY_ON_EMPTY`; § Reserved Feature Bits / Legacy Interface: Reserved Feature Bits; since
    * 0.9.5; deprecated since 1.0, see event-idx.
    */
   notifyOnEmpty: 0x1000000n,
   /**
    * The back-end marks every write in the dirty log.
    * Bit 26.
-   * `VHOST_F_LOG_ALL`; Migration.
+   * `VHOST_F_LOG_ALL`; § Migration.
    * Erratum: Not of VIRTIO but of vhost, which took the number.
    */
   vhostLogAll: 0x4000000n,
   /**
    * The device takes any split of a request over descriptors.
    * Bit 27.
-   * `VIRTIO_F_ANY_LAYOUT`; Reserved Feature Bits / Legacy Interface: Reserved Feature Bits; since 0.9.5;
-   * deprecated since 1.0, see version-1.
+   * `VIRTIO_F_ANY_LAYOUT`; § Reserved Feature Bits / Legacy Interface: Reserved Feature Bits; since
+   * 0.9.5; deprecated since 1.0, see version-1.
    * Erratum: vhost-net uses the number as VHOST_NET_F_VIRTIO_NET_HDR towards the kernel; never over
    * vhost-user.
    */
@@ -36,85 +36,85 @@ export const VirtioFeature = {
   /**
    * A descriptor may stand for a table of descriptors.
    * Bit 28.
-   * `VIRTIO_F_INDIRECT_DESC`; Reserved Feature Bits; since 0.9.5; until 1.1
+   * `VIRTIO_F_INDIRECT_DESC`; § Reserved Feature Bits; since 0.9.5; until 1.1
    * `VIRTIO_RING_F_INDIRECT_DESC`.
    */
   indirectDesc: 0x10000000n,
   /**
    * Each side says at which position it wants the next notification.
    * Bit 29.
-   * `VIRTIO_F_EVENT_IDX`; Reserved Feature Bits; since 0.9.5; until 1.1 `VIRTIO_RING_F_EVENT_IDX`.
+   * `VIRTIO_F_EVENT_IDX`; § Reserved Feature Bits; since 0.9.5; until 1.1 `VIRTIO_RING_F_EVENT_IDX`.
    */
   eventIdx: 0x20000000n,
   /**
    * There are protocol features to negotiate. Never shown to the driver.
    * Bit 30.
-   * `VHOST_USER_F_PROTOCOL_FEATURES`; Reserved Feature Bits / Legacy Interface: Reserved Feature Bits.
+   * `VHOST_USER_F_PROTOCOL_FEATURES`; § Reserved Feature Bits / Legacy Interface: Reserved Feature Bits.
    * Erratum: VIRTIO calls the bit UNUSED; vhost-user took it.
    */
   vhostUserProtocolFeatures: 0x40000000n,
   /**
    * The device complies with VIRTIO 1.0 or later.
    * Bit 32.
-   * `VIRTIO_F_VERSION_1`; Reserved Feature Bits; since 1.0.
+   * `VIRTIO_F_VERSION_1`; § Reserved Feature Bits; since 1.0.
    */
   version1: 0x100000000n,
   /**
    * Addresses of the device are translated by the platform (IOTLB messages).
    * Bit 33.
-   * `VIRTIO_F_ACCESS_PLATFORM`; Reserved Feature Bits; since 1.0; until 1.1 `VIRTIO_F_IOMMU_PLATFORM`.
+   * `VIRTIO_F_ACCESS_PLATFORM`; § Reserved Feature Bits; since 1.0; until 1.1 `VIRTIO_F_IOMMU_PLATFORM`.
    */
   accessPlatform: 0x200000000n,
   /**
    * Packed rings instead of split ones.
    * Bit 34.
-   * `VIRTIO_F_RING_PACKED`; Reserved Feature Bits; since 1.1.
+   * `VIRTIO_F_RING_PACKED`; § Reserved Feature Bits; since 1.1.
    */
   ringPacked: 0x400000000n,
   /**
    * Chains are used in the order they were made available.
    * Bit 35.
-   * `VIRTIO_F_IN_ORDER`; Reserved Feature Bits; since 1.1.
+   * `VIRTIO_F_IN_ORDER`; § Reserved Feature Bits; since 1.1.
    */
   inOrder: 0x800000000n,
   /**
    * Memory accesses are ordered as the platform describes; strengthens the driver's barriers.
    * Bit 36.
-   * `VIRTIO_F_ORDER_PLATFORM`; Reserved Feature Bits; since 1.1.
+   * `VIRTIO_F_ORDER_PLATFORM`; § Reserved Feature Bits; since 1.1.
    */
   orderPlatform: 0x1000000000n,
   /**
    * Single root I/O virtualization; PCI only.
    * Bit 37.
    * Cannot be negotiated over this transport.
-   * `VIRTIO_F_SR_IOV`; Reserved Feature Bits; since 1.1.
+   * `VIRTIO_F_SR_IOV`; § Reserved Feature Bits; since 1.1.
    */
   srIov: 0x2000000000n,
   /**
    * Kicks carry data, which an eventfd cannot.
    * Bit 38.
    * Cannot be negotiated over this transport.
-   * `VIRTIO_F_NOTIFICATION_DATA`; Reserved Feature Bits; since 1.1.
+   * `VIRTIO_F_NOTIFICATION_DATA`; § Reserved Feature Bits; since 1.1.
    */
   notificationData: 0x4000000000n,
   /**
    * Kicks carry an identifier that the device chose; PCI only.
    * Bit 39.
    * Cannot be negotiated over this transport.
-   * `VIRTIO_F_NOTIF_CONFIG_DATA`; Reserved Feature Bits; since 1.2.
+   * `VIRTIO_F_NOTIF_CONFIG_DATA`; § Reserved Feature Bits; since 1.2.
    */
   notifConfigData: 0x8000000000n,
   /**
    * One queue can be reset; over vhost-user by GET_VRING_BASE and setting the ring up again.
    * Bit 40.
-   * `VIRTIO_F_RING_RESET`; Reserved Feature Bits; since 1.2.
+   * `VIRTIO_F_RING_RESET`; § Reserved Feature Bits; since 1.2.
    */
   ringReset: 0x10000000000n,
   /**
    * The device has an administration queue; PCI only.
    * Bit 41.
    * Cannot be negotiated over this transport.
-   * `VIRTIO_F_ADMIN_VQ`; Reserved Feature Bits; since 1.3.
+   * `VIRTIO_F_ADMIN_VQ`; § Reserved Feature Bits; since 1.3.
    * Erratum: The number is also a legacy network feature, as 41 is among the device types' bits.
    */
   adminVq: 0x20000000000n,
@@ -122,7 +122,7 @@ export const VirtioFeature = {
    * The driver may suspend the device.
    * Bit 43.
    * Needs `status`.
-   * `VIRTIO_F_SUSPEND`; Reserved Feature Bits; since 1.4.
+   * `VIRTIO_F_SUSPEND`; § Reserved Feature Bits; since 1.4.
    */
   suspend: 0x80000000000n,
 } as const;

@@ -6,7 +6,7 @@
  * Flags of a packed descriptor.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Packed Virtqueues; since 1.1.
+ * § Basic Facilities of a Virtio Device / Packed Virtqueues; since 1.1.
  */
 export const PackedDescFlag = {
   /** The chain goes on with the next descriptor. `VIRTQ_DESC_F_NEXT`. */
@@ -24,8 +24,8 @@ export const PackedDescFlag = {
 /**
  * What the writer of an event area wants, in its two lowest bits; 3 is reserved.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Packed Virtqueues / Driver and Device Event Suppression: Event
- * Suppression Structure Format; since 1.1.
+ * § Basic Facilities of a Virtio Device / Packed Virtqueues / Driver and Device Event Suppression:
+ * Event Suppression Structure Format; since 1.1.
  * Erratum: A reserved 3, and "desc" without EVENT_IDX, are taken as "enable", since a notification too
  * many does no harm and one too few does.
  */
@@ -44,7 +44,7 @@ export type EventFlag = (typeof EventFlag)[keyof typeof EventFlag];
  * One buffer, available or used.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 4 of them.
  * Layout: 0 addr u64, 8 len u32, 12 id u16, 14 flags u16.
- * `struct pvirtq_desc`; Basic Facilities of a Virtio Device / Packed Virtqueues / The Virtqueue
+ * `struct pvirtq_desc`; § Basic Facilities of a Virtio Device / Packed Virtqueues / The Virtqueue
  * Descriptor Ring; since 1.1.
  */
 export const PackedDesc = {
@@ -85,8 +85,8 @@ export const PackedDesc = {
  * When one side wants to be notified. The driver and the device have one each.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 1 of them.
  * Layout: 0 offWrap u16, 2 flags u16.
- * `struct pvirtq_event_suppress`; Basic Facilities of a Virtio Device / Packed Virtqueues / Driver and
- * Device Event Suppression: Event Suppression Structure Format; since 1.1.
+ * `struct pvirtq_event_suppress`; § Basic Facilities of a Virtio Device / Packed Virtqueues / Driver
+ * and Device Event Suppression: Event Suppression Structure Format; since 1.1.
  */
 export const PackedEventSuppress = {
   /** Bytes. */

@@ -4,7 +4,7 @@
 
 /**
  * Largest size of a ring, split or packed.
- * `VIRTQUEUE_MAX_SIZE`; Basic Facilities of a Virtio Device / Virtqueues.
+ * `VIRTQUEUE_MAX_SIZE`; § Basic Facilities of a Virtio Device / Virtqueues.
  */
 export const MAX_VIRTQUEUE_SIZE = 32768;
 
@@ -12,7 +12,7 @@ export const MAX_VIRTQUEUE_SIZE = 32768;
  * Flags of a descriptor.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Descriptor Table; since 1.0.
+ * § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Descriptor Table; since 1.0.
  */
 export const VirtqDescFlag = {
   /** The chain goes on at next. `VIRTQ_DESC_F_NEXT`. */
@@ -27,7 +27,7 @@ export const VirtqDescFlag = {
  * Flags of the available ring.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Available Ring; since 1.0.
+ * § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Available Ring; since 1.0.
  */
 export const VirtqAvailFlag = {
   /** The driver wants no calls. `VIRTQ_AVAIL_F_NO_INTERRUPT`. */
@@ -38,7 +38,7 @@ export const VirtqAvailFlag = {
  * Flags of the used ring.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used Ring; since 1.0.
+ * § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used Ring; since 1.0.
  */
 export const VirtqUsedFlag = {
   /** The device wants no kicks. `VIRTQ_USED_F_NO_NOTIFY`. */
@@ -49,7 +49,7 @@ export const VirtqUsedFlag = {
  * One buffer.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 4 of them.
  * Layout: 0 addr u64, 8 len u32, 12 flags u16, 14 next u16.
- * `struct virtq_desc`; Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Descriptor
+ * `struct virtq_desc`; § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Descriptor
  * Table; since 1.0.
  */
 export const VirtqDesc = {
@@ -86,7 +86,7 @@ export const VirtqDesc = {
  * Heads of the chains that the driver makes available.
  * Accessors take a `Uint16Array` and the struct's index in units of 2 bytes.
  * Layout: 0 flags u16, 2 idx u16, 4 ring u16[queueSize], 4 + 2 * queueSize usedEvent u16.
- * `struct virtq_avail`; Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Available
+ * `struct virtq_avail`; § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Available
  * Ring; since 1.0.
  */
 export const VirtqAvail = {
@@ -127,7 +127,7 @@ export const VirtqAvail = {
  * One chain that the device is done with.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes. One is 2 of them.
  * Layout: 0 id u32, 4 len u32.
- * `struct virtq_used_elem`; Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used
+ * `struct virtq_used_elem`; § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used
  * Ring; since 1.0.
  */
 export const VirtqUsedElem = {
@@ -154,7 +154,7 @@ export const VirtqUsedElem = {
  * Chains that the device is done with.
  * Accessors take a `Uint32Array` and the struct's index in units of 4 bytes.
  * Layout: 0 flags u16, 2 idx u16, 4 ring VirtqUsedElem[queueSize], 4 + 8 * queueSize availEvent u16.
- * `struct virtq_used`; Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used Ring;
+ * `struct virtq_used`; § Basic Facilities of a Virtio Device / Virtqueues / The Virtqueue Used Ring;
  * since 1.0.
  */
 export const VirtqUsed = {

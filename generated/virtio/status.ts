@@ -6,7 +6,7 @@
  * Progress of the driver with the device; 0 resets it.
  * Members are masks.
  * Open: other numbers may come and are to be expected.
- * Basic Facilities of a Virtio Device / Device Status Field; since 0.9.5.
+ * § Basic Facilities of a Virtio Device / Device Status Field; since 0.9.5.
  */
 export const DeviceStatus = {
   /** The driver has found the device. `VIRTIO_CONFIG_S_ACKNOWLEDGE`. */

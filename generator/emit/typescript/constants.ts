@@ -1,6 +1,6 @@
 import { StructureKind, VariableDeclarationKind } from 'ts-morph';
 import type { LayoutsFile } from '../../model/types.js';
-import { camelCase, propertyKey, upperSnakeCase } from '../../names.js';
+import { camelCase, upperSnakeCase } from '../../names.js';
 import { comment, describe } from './documentation.js';
 import { constObject, objectLiteral, quote } from './literal.js';
 import type { ModuleBuilder } from './module.js';
@@ -29,7 +29,7 @@ export function emitQueues(module: ModuleBuilder, file: LayoutsFile): void {
       ]),
       suffix: ' as const',
       entries: file.queues.map((queue) => ({
-        key: propertyKey(queue.name),
+        key: camelCase(queue.name),
         doc: describe(queue),
         value: objectLiteral([
           { key: 'specName', value: quote(queue.specName) },

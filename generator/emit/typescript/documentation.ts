@@ -7,7 +7,7 @@ const WIDTH = 100;
 export function describe(item: Item, ...more: readonly (string | null)[]): string {
   const place = [
     item.specName === snakeCase(item.name) || item.specName === item.name ? null : `\`${item.specName}\``,
-    item.ref,
+    item.ref === null ? null : `§ ${item.ref}`,
     item.since === null ? null : `since ${item.since}`,
     ...item.renamed.map((renamed) => `until ${renamed.in} \`${renamed.from}\``),
     item.deprecated === null ? null : `deprecated since ${item.deprecated.since}, see ${item.deprecated.use}`,

@@ -1,6 +1,6 @@
 import { StructureKind } from 'ts-morph';
 import type { Enumeration } from '../../model/types.js';
-import { pascalCase, propertyKey } from '../../names.js';
+import { camelCase, pascalCase } from '../../names.js';
 import { isWide } from '../lookup.js';
 import { describe } from './documentation.js';
 import { constObject, hexadecimal } from './literal.js';
@@ -22,7 +22,7 @@ export function emitEnumeration(module: ModuleBuilder, enumeration: Enumeration)
       ),
       suffix: ' as const',
       entries: enumeration.members.map((member) => ({
-        key: propertyKey(member.name),
+        key: camelCase(member.name),
         value: memberLiteral(enumeration, member.value),
         doc: describe(member),
       })),

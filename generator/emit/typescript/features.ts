@@ -1,6 +1,6 @@
 import { StructureKind } from 'ts-morph';
 import type { FeatureRef, FeaturesFile } from '../../model/types.js';
-import { camelCase, pascalCase, plural, propertyAccess, propertyKey } from '../../names.js';
+import { camelCase, pascalCase, plural } from '../../names.js';
 import { comment, describe } from './documentation.js';
 import { constObject, hexadecimal, quote } from './literal.js';
 import type { ModuleBuilder } from './module.js';
@@ -15,7 +15,7 @@ export function emitFeatures(module: ModuleBuilder, file: FeaturesFile): void {
       doc: comment([file.doc, 'Members are masks of the negotiated 64-bit word.']),
       suffix: ' as const',
       entries: file.bits.map((bit) => ({
-        key: propertyKey(bit.name),
+        key: camelCase(bit.name),
         value: hexadecimal(1n << BigInt(bit.bit), true),
         doc: describe(
           bit,
@@ -74,7 +74,7 @@ export function featureMask(
 ): string {
   if (refs.length === 0) return '0n';
   return refs
-    .map((ref) => `${module.schema(ref.file, pascalCase(fileName(ref)))}${propertyAccess(ref.name)}`)
+    .map((ref) => `${module.schema(ref.file, pascalCase(fileName(ref)))}.${camelCase(ref.name)}`)
     .join(' | ');
 }
 

@@ -1,5 +1,5 @@
 import type { Field, Struct } from '../../model/types.js';
-import { camelCase, pascalCase, propertyKey } from '../../names.js';
+import { camelCase, pascalCase } from '../../names.js';
 import { elementSize, type Lookup } from '../lookup.js';
 import { accessorsOf } from './accessors.js';
 import { comment, describe } from './documentation.js';
@@ -56,7 +56,7 @@ function fields(struct: Struct): readonly Field[] {
 
 function offsets(struct: Struct): Entry['value'] {
   return objectLiteral(
-    fields(struct).map((field) => ({ key: propertyKey(field.name), value: offset(struct, field) })),
+    fields(struct).map((field) => ({ key: camelCase(field.name), value: offset(struct, field) })),
   );
 }
 

@@ -1,6 +1,6 @@
 import type { CodeBlockWriter } from 'ts-morph';
 import type { Field, FieldCount } from '../../model/types.js';
-import { camelCase, pascalCase, propertyKey, variableName } from '../../names.js';
+import { camelCase, pascalCase, variableName } from '../../names.js';
 import { elementSize, isWide } from '../lookup.js';
 import { guardName, maskLiteral } from './enumerations.js';
 import { fieldPath, type RecordContext, valueFields } from './record-context.js';
@@ -12,7 +12,7 @@ const WIDTH = 100;
 export function decodeBody(context: RecordContext, writer: CodeBlockWriter): void {
   for (const field of context.struct.fields) decodeField(context, writer, field);
   const members = valueFields(context.struct).map((field) => {
-    const key = propertyKey(field.name);
+    const key = camelCase(field.name);
     const variable = variableName(field.name);
     return key === variable ? key : `${key}: ${variable}`;
   });
@@ -60,10 +60,8 @@ function decodeList(context: RecordContext, writer: CodeBlockWriter, field: Fiel
   const variable = variableName(field.name);
   const type = listType(context, field);
   writer.writeLine(`const ${variable}: ${type}[] = [];`);
-  const condition =
-    count.kind === 'rest' ? 'reader.remaining > 0' : `${variable}.length < ${countExpression(count)}`;
-  writer.write(`while (${condition}) `).inlineBlock(() => {
-    if (count.kind === 'rest') limit(context, writer, field, `${variable}.length`, count.max - 1, count.max);
+  if (count.kind === 'rest') throw new Error(`${fieldPath(context, field)}: only bytes may take the rest`);
+  writer.write(`while (${variable}.length < ${countExpression(count)}) `).inlineBlock(() => {
     if (needsCheck(context, field)) {
       writer.writeLine(`const each = ${readOne(context, field)};`);
       check(context, writer, field, 'each');
@@ -166,11 +164,9 @@ function limit(
   field: Field,
   amount: string,
   max: number,
-  shown = max,
 ): void {
-  const message =
-    shown === max ? `\${${amount}} is above the limit of ${max}` : `more elements than the limit of ${shown}`;
-  fail(context, writer, `${amount} > ${max}`, 'ERR_WIRE_LIMIT', `${fieldPath(context, field)}: ${message}`);
+  const message = `${fieldPath(context, field)}: \${${amount}} is above the limit of ${max}`;
+  fail(context, writer, `${amount} > ${max}`, 'ERR_WIRE_LIMIT', message);
 }
 
 /** `if (condition) { throw new WireError(…); }` */

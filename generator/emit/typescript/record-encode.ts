@@ -1,6 +1,6 @@
 import type { CodeBlockWriter } from 'ts-morph';
 import type { Field, FieldCount } from '../../model/types.js';
-import { camelCase, pascalCase, propertyAccess } from '../../names.js';
+import { camelCase, pascalCase } from '../../names.js';
 import { isWide } from '../lookup.js';
 import { fail, ignoredSize } from './record-decode.js';
 import { fieldPath, type RecordContext } from './record-context.js';
@@ -14,13 +14,13 @@ export function encodeBody(context: RecordContext, writer: CodeBlockWriter): voi
 
 function checkLength(context: RecordContext, writer: CodeBlockWriter, field: Field): void {
   if (field.ignored || field.mustBe !== null || field.count === null) return;
-  const length = `value${propertyAccess(field.name)}.length`;
+  const length = `value.${camelCase(field.name)}.length`;
   const { count } = field;
   if (count.kind === 'value' || count.kind === 'param') {
     const expected = count.kind === 'value' ? String(count.value) : camelCase(count.param);
     const shown = count.kind === 'value' ? expected : `\${${expected}}`;
     const message = `${fieldPath(context, field)}: has \${${length}} elements, must have ${shown}`;
-    fail(context, writer, `${length} !== ${expected}`, 'ERR_WIRE_LIMIT', message);
+    fail(context, writer, `${length} !== ${expected}`, 'ERR_WIRE_VALUE', message);
   } else {
     const message = `${fieldPath(context, field)}: \${${length}} is above the limit of ${count.max}`;
     fail(context, writer, `${length} > ${count.max}`, 'ERR_WIRE_LIMIT', message);
@@ -33,11 +33,11 @@ function encodeField(context: RecordContext, writer: CodeBlockWriter, field: Fie
     writer.writeLine(`writer.zeros(${ignoredSize(context, field)}, ${path});`);
     return;
   }
-  const value = `value${propertyAccess(field.name)}`;
+  const value = `value.${camelCase(field.name)}`;
   if (field.type.kind === 'bytes') {
     writer.writeLine(`writer.bytes(${value}, ${path});`);
   } else if (field.counts !== null) {
-    const length = `value${propertyAccess(field.counts)}.length`;
+    const length = `value.${camelCase(field.counts)}.length`;
     writer.writeLine(writeOne(context, field, isWideScalar(field) ? `BigInt(${length})` : length));
   } else if (field.mustBe !== null) {
     const literal = `${field.mustBe}${isWideScalar(field) ? 'n' : ''}`;

@@ -1,5 +1,5 @@
 import type { Field, Struct } from '../../model/types.js';
-import { camelCase, propertyAccess, pascalCase } from '../../names.js';
+import { camelCase } from '../../names.js';
 import { elementSize, type Lookup } from '../lookup.js';
 import type { RecordContext } from './record-context.js';
 
@@ -22,27 +22,18 @@ function fixedSize(lookup: Lookup, field: Field): number {
 }
 
 /** An expression over `value` and the struct's parameters: the bytes that one value takes. */
-export function sizeExpression({ module, lookup, struct }: RecordContext): string {
+export function sizeExpression({ lookup, struct }: RecordContext): string {
   const terms: string[] = [];
   const fixed = fixedPart(lookup, struct);
   if (fixed > 0) terms.push(String(fixed));
   for (const field of struct.fields) {
     if (isFixed(lookup, field)) continue;
-    const value = `value${propertyAccess(field.name)}`;
     const element = elementSize(lookup, field.type);
-    if (element === null) {
-      if (field.type.kind !== 'struct')
-        throw new Error(`${struct.name}.${field.name}: only a struct may vary in size`);
-      const codec = module.schema(field.type.file, pascalCase(field.type.name));
-      terms.push(
-        field.count === null
-          ? `${codec}.size(${value})`
-          : `${value}.reduce((sum, each) => sum + ${codec}.size(each), 0)`,
-      );
-    } else {
-      const count = field.count?.kind === 'param' ? camelCase(field.count.param) : `${value}.length`;
-      terms.push(element === 1 ? count : `${element} * ${count}`);
-    }
+    if (element === null)
+      throw new Error(`${struct.name}.${field.name}: what a struct holds has a fixed size`);
+    const count =
+      field.count?.kind === 'param' ? camelCase(field.count.param) : `value.${camelCase(field.name)}.length`;
+    terms.push(element === 1 ? count : `${element} * ${count}`);
   }
   return terms.length === 0 ? '0' : terms.join(' + ');
 }

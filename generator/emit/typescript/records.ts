@@ -1,6 +1,6 @@
 import { StructureKind, type WriterFunction } from 'ts-morph';
 import type { Field, Struct } from '../../model/types.js';
-import { camelCase, pascalCase, propertyKey } from '../../names.js';
+import { camelCase, pascalCase } from '../../names.js';
 import { isWide } from '../lookup.js';
 import { comment, describe, docComment } from './documentation.js';
 import { isClosedValues } from './enumerations.js';
@@ -24,7 +24,7 @@ export function emitRecord(context: RecordContext): void {
     name,
     docs: [describe(struct, sizeText(struct))],
     properties: valueFields(struct).map((field) => ({
-      name: propertyKey(field.name),
+      name: camelCase(field.name),
       type: fieldType(context, field),
       docs: [describe(field, requirement(field))],
     })),

@@ -1,6 +1,6 @@
 import { StructureKind } from 'ts-morph';
 import type { LayoutRef, MessagesFile, PlainReply, Request } from '../../model/types.js';
-import { camelCase, pascalCase, plural, propertyKey } from '../../names.js';
+import { camelCase, pascalCase, plural } from '../../names.js';
 import { isWide, type Lookup } from '../lookup.js';
 import { comment, describe } from './documentation.js';
 import { featureMask } from './features.js';
@@ -18,7 +18,7 @@ export function emitRequests(module: ModuleBuilder, file: MessagesFile, lookup: 
       doc: comment([file.doc, 'Ids on the wire.']),
       suffix: ' as const',
       entries: file.requests.map((request) => ({
-        key: propertyKey(request.name),
+        key: camelCase(request.name),
         value: String(request.id),
         doc: describe(request),
       })),
@@ -35,7 +35,7 @@ export function emitRequests(module: ModuleBuilder, file: MessagesFile, lookup: 
         ]),
       ],
       properties: file.requests.map((request) => ({
-        name: propertyKey(request.name),
+        name: camelCase(request.name),
         type: `{ payload: ${valueType(module, request.payload)}; reply: ${replyType(module, request)} }`,
       })),
     },
@@ -90,7 +90,7 @@ function row(module: ModuleBuilder, request: Request, lookup: Lookup): Entry {
   const { fds, gate } = request;
   const fileName = (ref: Parameters<Lookup['features']>[0]) => lookup.features(ref).name;
   return {
-    key: propertyKey(request.name),
+    key: camelCase(request.name),
     value: objectLiteral([
       { key: 'id', value: String(request.id) },
       { key: 'name', value: quote(camelCase(request.name)) },

@@ -12,97 +12,97 @@ export const BlkFeature = {
   /**
    * Requests may be barriers; legacy only.
    * Bit 0.
-   * `VIRTIO_BLK_F_BARRIER`; Device Types / Block Device / Feature bits / Legacy Interface: Feature bits;
-   * since 0.9.5; deprecated since 1.0, see flush.
+   * `VIRTIO_BLK_F_BARRIER`; § Device Types / Block Device / Feature bits / Legacy Interface: Feature
+   * bits; since 0.9.5; deprecated since 1.0, see flush.
    */
   barrier: 0x1n,
   /**
    * Largest segment in size-max.
    * Bit 1.
-   * `VIRTIO_BLK_F_SIZE_MAX`; Device Types / Block Device / Feature bits; since 0.9.5.
+   * `VIRTIO_BLK_F_SIZE_MAX`; § Device Types / Block Device / Feature bits; since 0.9.5.
    */
   sizeMax: 0x2n,
   /**
    * Most segments in seg-max.
    * Bit 2.
-   * `VIRTIO_BLK_F_SEG_MAX`; Device Types / Block Device / Feature bits; since 0.9.5.
+   * `VIRTIO_BLK_F_SEG_MAX`; § Device Types / Block Device / Feature bits; since 0.9.5.
    */
   segMax: 0x4n,
   /**
    * There is a disk geometry.
    * Bit 4.
-   * `VIRTIO_BLK_F_GEOMETRY`; Device Types / Block Device / Feature bits; since 0.9.5.
+   * `VIRTIO_BLK_F_GEOMETRY`; § Device Types / Block Device / Feature bits; since 0.9.5.
    */
   geometry: 0x10n,
-  /** Read-only. Bit 5. `VIRTIO_BLK_F_RO`; Device Types / Block Device / Feature bits; since 0.9.5. */
+  /** Read-only. Bit 5. `VIRTIO_BLK_F_RO`; § Device Types / Block Device / Feature bits; since 0.9.5. */
   ro: 0x20n,
   /**
    * Block size in blk-size.
    * Bit 6.
-   * `VIRTIO_BLK_F_BLK_SIZE`; Device Types / Block Device / Feature bits; since 0.9.5.
+   * `VIRTIO_BLK_F_BLK_SIZE`; § Device Types / Block Device / Feature bits; since 0.9.5.
    */
   blkSize: 0x40n,
   /**
    * SCSI packet commands; legacy only.
    * Bit 7.
-   * `VIRTIO_BLK_F_SCSI`; Device Types / Block Device / Feature bits / Legacy Interface: Feature bits;
+   * `VIRTIO_BLK_F_SCSI`; § Device Types / Block Device / Feature bits / Legacy Interface: Feature bits;
    * since 0.9.5; deprecated since 1.0, see flush.
    */
   scsi: 0x80n,
   /**
    * The cache can be flushed.
    * Bit 9.
-   * `VIRTIO_BLK_F_FLUSH`; Device Types / Block Device / Feature bits; since 0.9.5; until 1.0
+   * `VIRTIO_BLK_F_FLUSH`; § Device Types / Block Device / Feature bits; since 0.9.5; until 1.0
    * `VIRTIO_BLK_F_WCE`.
    */
   flush: 0x200n,
   /**
    * What alignment serves best.
    * Bit 10.
-   * `VIRTIO_BLK_F_TOPOLOGY`; Device Types / Block Device / Feature bits; since 0.9.5.
+   * `VIRTIO_BLK_F_TOPOLOGY`; § Device Types / Block Device / Feature bits; since 0.9.5.
    */
   topology: 0x400n,
   /**
    * The cache mode can be switched in configuration space. A device that offers it must offer FLUSH.
    * Bit 11.
-   * `VIRTIO_BLK_F_CONFIG_WCE`; Device Types / Block Device / Feature bits; since 1.0.
+   * `VIRTIO_BLK_F_CONFIG_WCE`; § Device Types / Block Device / Feature bits; since 1.0.
    */
   configWce: 0x800n,
   /**
    * Number of queues in num-queues.
    * Bit 12.
-   * `VIRTIO_BLK_F_MQ`; Device Types / Block Device / Feature bits; since 1.0.
+   * `VIRTIO_BLK_F_MQ`; § Device Types / Block Device / Feature bits; since 1.0.
    */
   mq: 0x1000n,
   /**
    * DISCARD requests.
    * Bit 13.
-   * `VIRTIO_BLK_F_DISCARD`; Device Types / Block Device / Feature bits; since 1.1.
+   * `VIRTIO_BLK_F_DISCARD`; § Device Types / Block Device / Feature bits; since 1.1.
    */
   discard: 0x2000n,
   /**
    * WRITE_ZEROES requests.
    * Bit 14.
-   * `VIRTIO_BLK_F_WRITE_ZEROES`; Device Types / Block Device / Feature bits; since 1.1.
+   * `VIRTIO_BLK_F_WRITE_ZEROES`; § Device Types / Block Device / Feature bits; since 1.1.
    */
   writeZeroes: 0x4000n,
   /**
    * GET_LIFETIME requests.
    * Bit 15.
-   * `VIRTIO_BLK_F_LIFETIME`; Device Types / Block Device / Feature bits; since 1.2.
+   * `VIRTIO_BLK_F_LIFETIME`; § Device Types / Block Device / Feature bits; since 1.2.
    */
   lifetime: 0x8000n,
   /**
    * SECURE_ERASE requests.
    * Bit 16.
-   * `VIRTIO_BLK_F_SECURE_ERASE`; Device Types / Block Device / Feature bits; since 1.2.
+   * `VIRTIO_BLK_F_SECURE_ERASE`; § Device Types / Block Device / Feature bits; since 1.2.
    */
   secureErase: 0x10000n,
   /**
    * The device has zones.
    * Bit 17.
    * Needs `version1`.
-   * `VIRTIO_BLK_F_ZONED`; Device Types / Block Device / Feature bits; since 1.3.
+   * `VIRTIO_BLK_F_ZONED`; § Device Types / Block Device / Feature bits; since 1.3.
    */
   zoned: 0x20000n,
 } as const;

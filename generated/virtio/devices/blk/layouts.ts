@@ -6,20 +6,20 @@ import { type Codec, WireError, type WireReader, type WireWriter } from '../../.
 
 /**
  * Bytes of the unit that sectors and capacities are counted in, whatever the block size.
- * `VIRTIO_BLK_SECTOR_SIZE`; Device Types / Block Device / Device Operation.
+ * `VIRTIO_BLK_SECTOR_SIZE`; § Device Types / Block Device / Device Operation.
  */
 export const BLK_SECTOR_SIZE = 512;
 
 /**
  * Bytes that GET_ID fills; NUL-padded, without a NUL when full.
- * `VIRTIO_BLK_ID_BYTES`; Device Types / Block Device / Device Operation.
+ * `VIRTIO_BLK_ID_BYTES`; § Device Types / Block Device / Device Operation.
  */
 export const BLK_ID_SIZE = 20;
 
 /**
  * What a request asks for.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device Operation; since 0.9.5.
+ * § Device Types / Block Device / Device Operation; since 0.9.5.
  */
 export const BlkRequestType = {
   /** Read. `VIRTIO_BLK_T_IN`. */
@@ -65,7 +65,7 @@ export type BlkRequestType = (typeof BlkRequestType)[keyof typeof BlkRequestType
 /**
  * How a request went.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device Operation; since 0.9.5.
+ * § Device Types / Block Device / Device Operation; since 0.9.5.
  */
 export const BlkStatus = {
   /** Done. `VIRTIO_BLK_S_OK`. */
@@ -89,7 +89,7 @@ export type BlkStatus = (typeof BlkStatus)[keyof typeof BlkStatus];
 /**
  * Flags of one range of WRITE_ZEROES. All others are reserved and DISCARD has none.
  * Members are masks.
- * Device Types / Block Device / Device Operation; since 1.1.
+ * § Device Types / Block Device / Device Operation; since 1.1.
  */
 export const BlkWriteZeroesFlag = {
   /** The range may be deallocated, if it reads as zeros then. `VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP`. */
@@ -99,7 +99,7 @@ export const BlkWriteZeroesFlag = {
 /**
  * How many reserved blocks are consumed.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device Operation; since 1.2.
+ * § Device Types / Block Device / Device Operation; since 1.2.
  */
 export const BlkPreEolInfo = {
   /** Not known. `VIRTIO_BLK_PRE_EOL_INFO_UNDEFINED`. */
@@ -117,7 +117,7 @@ export type BlkPreEolInfo = (typeof BlkPreEolInfo)[keyof typeof BlkPreEolInfo];
 /**
  * What kind of zoned device it is.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device configuration layout; since 1.3.
+ * § Device Types / Block Device / Device configuration layout; since 1.3.
  */
 export const BlkZonedModel = {
   /** Not zoned or drive-managed. `VIRTIO_BLK_Z_NONE`. */
@@ -133,7 +133,7 @@ export type BlkZonedModel = (typeof BlkZonedModel)[keyof typeof BlkZonedModel];
 /**
  * How a zone is written.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device Operation; since 1.3.
+ * § Device Types / Block Device / Device Operation; since 1.3.
  */
 export const BlkZoneType = {
   /** In any order. `VIRTIO_BLK_ZT_CONV`. */
@@ -149,7 +149,7 @@ export type BlkZoneType = (typeof BlkZoneType)[keyof typeof BlkZoneType];
 /**
  * State of a zone.
  * Open: other numbers may come and are to be expected.
- * Device Types / Block Device / Device Operation; since 1.3.
+ * § Device Types / Block Device / Device Operation; since 1.3.
  */
 export const BlkZoneState = {
   /** Conventional; it has no write pointer. `VIRTIO_BLK_ZS_NOT_WP`. */
@@ -176,7 +176,7 @@ export type BlkZoneState = (typeof BlkZoneState)[keyof typeof BlkZoneState];
 export const blkQueues = {
   /**
    * Requests; num-queues of them with MQ, else one.
-   * `requestq1`; Device Types / Block Device / Virtqueues.
+   * `requestq1`; § Device Types / Block Device / Virtqueues.
    */
   requests: {
     specName: 'requestq1',
@@ -188,7 +188,7 @@ export const blkQueues = {
 /**
  * Disk geometry.
  * 4 bytes.
- * `struct virtio_blk_geometry`; Device Types / Block Device / Device configuration layout; since
+ * `struct virtio_blk_geometry`; § Device Types / Block Device / Device configuration layout; since
  * 0.9.5.
  */
 export interface BlkGeometry {
@@ -221,7 +221,7 @@ export const BlkGeometry: Codec<BlkGeometry> = {
 /**
  * What alignment serves best.
  * 8 bytes.
- * `struct virtio_blk_topology`; Device Types / Block Device / Device configuration layout; since
+ * `struct virtio_blk_topology`; § Device Types / Block Device / Device configuration layout; since
  * 0.9.5.
  */
 export interface BlkTopology {
@@ -258,7 +258,7 @@ export const BlkTopology: Codec<BlkTopology> = {
 /**
  * What the zones are like.
  * 24 bytes.
- * `struct virtio_blk_zoned_characteristics`; Device Types / Block Device / Device configuration
+ * `struct virtio_blk_zoned_characteristics`; § Device Types / Block Device / Device configuration
  * layout; since 1.3.
  */
 export interface BlkZonedCharacteristics {
@@ -305,7 +305,8 @@ export const BlkZonedCharacteristics: Codec<BlkZonedCharacteristics> = {
 /**
  * Configuration space. Only writeback is written by the driver.
  * 96 bytes.
- * `struct virtio_blk_config`; Device Types / Block Device / Device configuration layout; since 0.9.5.
+ * `struct virtio_blk_config`; § Device Types / Block Device / Device configuration layout; since
+ * 0.9.5.
  * Erratum: num-queues is printed as u16 without a byte order; like its neighbours it is little-endian.
  */
 export interface BlkConfig {
@@ -402,7 +403,7 @@ export const BlkConfig: Codec<BlkConfig> = {
 /**
  * What a request starts with. Data follows, then one byte of status.
  * 16 bytes.
- * `struct virtio_blk_req`; Device Types / Block Device / Device Operation; since 0.9.5.
+ * `struct virtio_blk_req`; § Device Types / Block Device / Device Operation; since 0.9.5.
  */
 export interface BlkRequestHeader {
   /** What is asked for. `BlkRequestType`. */
@@ -452,7 +453,8 @@ export const BlkRequestHeader = {
 /**
  * One range of DISCARD, WRITE_ZEROES or SECURE_ERASE.
  * 16 bytes.
- * `struct virtio_blk_discard_write_zeroes`; Device Types / Block Device / Device Operation; since 1.1.
+ * `struct virtio_blk_discard_write_zeroes`; § Device Types / Block Device / Device Operation; since
+ * 1.1.
  */
 export interface BlkDiscardWriteZeroes {
   /** First sector. */
@@ -515,7 +517,7 @@ export const BlkDiscardWriteZeroes = {
 /**
  * How worn the storage is.
  * 6 bytes.
- * `struct virtio_blk_lifetime`; Device Types / Block Device / Device Operation; since 1.2.
+ * `struct virtio_blk_lifetime`; § Device Types / Block Device / Device Operation; since 1.2.
  */
 export interface BlkLifetime {
   /** Reserved blocks consumed. `BlkPreEolInfo`. */
@@ -547,7 +549,7 @@ export const BlkLifetime: Codec<BlkLifetime> = {
 /**
  * What a ZONE_APPEND request ends with.
  * 9 bytes.
- * Device Types / Block Device / Device Operation; since 1.3.
+ * § Device Types / Block Device / Device Operation; since 1.3.
  */
 export interface BlkZoneAppendStatus {
   /** Where the data went. */
@@ -575,7 +577,7 @@ export const BlkZoneAppendStatus: Codec<BlkZoneAppendStatus> = {
 /**
  * One zone.
  * 64 bytes.
- * `struct virtio_blk_zone_descriptor`; Device Types / Block Device / Device Operation; since 1.3.
+ * `struct virtio_blk_zone_descriptor`; § Device Types / Block Device / Device Operation; since 1.3.
  */
 export interface BlkZoneDescriptor {
   /** Sectors that can be written when it is empty. `z_cap`. */
@@ -617,7 +619,7 @@ export const BlkZoneDescriptor: Codec<BlkZoneDescriptor> = {
 /**
  * Answer to ZONE_REPORT.
  * Its size varies.
- * `struct virtio_blk_zone_report`; Device Types / Block Device / Device Operation; since 1.3.
+ * `struct virtio_blk_zone_report`; § Device Types / Block Device / Device Operation; since 1.3.
  */
 export interface BlkZoneReport {
   /** The zones. */

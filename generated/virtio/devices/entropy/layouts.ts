@@ -6,7 +6,7 @@
 export const entropyQueues = {
   /**
    * Buffers that the device fills with random bytes.
-   * `requestq`; Device Types / Entropy Device / Virtqueues.
+   * `requestq`; § Device Types / Entropy Device / Virtqueues.
    */
   requests: {
     specName: 'requestq',
