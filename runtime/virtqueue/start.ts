@@ -5,13 +5,14 @@ import type {
   VirtqueueConfiguration,
   VirtqueueState,
 } from './device-virtqueue.js';
+import { MAX_VIRTQUEUE_SIZE } from '../../generated/virtio/split-virtqueue.js';
 import { VirtqueueError } from '../errors.js';
 import { PackedDeviceVirtqueue } from './packed/device.js';
 import { RingArea } from './ring-area.js';
 import { SplitDeviceVirtqueue } from './split/device.js';
 
 /** virtio 1.4, 2.7 and 2.8.10.1: the largest ring of either format. */
-export const VIRTQUEUE_SIZE_MAX = 32768;
+export const VIRTQUEUE_SIZE_MAX = MAX_VIRTQUEUE_SIZE;
 
 /**
  * Starts the device's side of a ring where `configuration.state` says it stands. Reads and writes nothing of it yet.

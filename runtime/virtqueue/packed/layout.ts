@@ -1,12 +1,14 @@
+import { EventFlag, PackedDescFlag } from '../../../generated/virtio/packed-virtqueue.js';
+
 /**
  * Constants of the packed ring. A descriptor's last word is `id | flags << 16`; the names with WORD are flags in their
  * place in that word.
  */
-export const NEXT = 1;
-export const WRITE = 2;
-export const INDIRECT = 4;
-export const AVAIL = 1 << 7;
-export const USED = 1 << 15;
+export const NEXT = PackedDescFlag.next;
+export const WRITE = PackedDescFlag.write;
+export const INDIRECT = PackedDescFlag.indirect;
+export const AVAIL = PackedDescFlag.avail;
+export const USED = PackedDescFlag.used;
 
 export const NEXT_WORD = NEXT << 16;
 export const INDIRECT_WORD = INDIRECT << 16;
@@ -23,6 +25,6 @@ export function usedFlags(wrap: 0 | 1): number {
   return wrap === 1 ? AVAIL | USED : 0;
 }
 
-export const EVENT_ENABLE = 0;
-export const EVENT_DISABLE = 1;
-export const EVENT_DESC = 2;
+export const EVENT_ENABLE = EventFlag.enable;
+export const EVENT_DISABLE = EventFlag.disable;
+export const EVENT_DESC = EventFlag.desc;

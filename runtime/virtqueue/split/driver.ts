@@ -4,11 +4,7 @@ import type { VirtqueueState } from '../device-virtqueue.js';
 import { type DriverVirtqueueConfiguration, ringLayout, type UsedBatch } from '../driver-virtqueue.js';
 import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
-import { INDIRECT, NEXT, WRITE } from './layout.js';
-
-/** Flags of the used and of the available ring (virtio 1.4, 2.7.6 and 2.7.8). */
-const NO_NOTIFY = 1;
-const NO_INTERRUPT = 1;
+import { INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE } from './layout.js';
 
 /**
  * The driver's side of a split virtqueue (virtio 1.4, 2.7). The id of a chain is its head descriptor.

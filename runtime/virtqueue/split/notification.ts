@@ -1,3 +1,5 @@
+import { NO_INTERRUPT, NO_NOTIFY } from './layout.js';
+
 /**
  * Which side wants to be woken (virtio 1.4, 2.7.7, 2.7.10). One of two variants, chosen when the ring starts; each uses
  * the fields of its own and leaves the other's at 0.
@@ -71,6 +73,3 @@ export class EventNotification implements SplitNotification {
   /** The event stays behind, so that the driver passes it at most once in 2^16 chains. */
   disable(): void {}
 }
-
-const NO_INTERRUPT = 1;
-const NO_NOTIFY = 1;
