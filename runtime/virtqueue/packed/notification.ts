@@ -37,13 +37,13 @@ export class PackedNotification {
    * `wrap`, `slots` slots on. The cursor skips the inner slots of a chain, so the event is searched in the range.
    */
   wantsCall(before: number, now: number, wrap: 0 | 1, slots: number): boolean {
+    const first = !this.#asked;
+    this.#asked = true;
     const word = Atomics.load(this.#driver, 0);
     const flags = (word >>> 16) & 3;
     if (flags === EVENT_DISABLE) return false;
     // 3 is reserved, and DESC is without VIRTIO_F_EVENT_IDX: a call too many harms nobody.
     if (flags !== EVENT_DESC || !this.#eventIdx) return true;
-    const first = !this.#asked;
-    this.#asked = true;
     if (first || slots >= this.#size) return true;
     const from = now <= before ? before - this.#size : before;
     const event = (word & 0x7fff) - (((word >>> 15) & 1) === wrap ? 0 : this.#size);
