@@ -12,6 +12,8 @@ export * from './virtio/device-ids.js';
 export * from './virtio/devices/blk/features.js';
 export * from './virtio/devices/blk/layouts.js';
 export * from './virtio/devices/entropy/layouts.js';
+export * from './virtio/devices/net/features.js';
+export * from './virtio/devices/net/layouts.js';
 export * from './virtio/features.js';
 export * from './virtio/packed-virtqueue.js';
 export * from './virtio/split-virtqueue.js';

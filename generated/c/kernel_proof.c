@@ -8,6 +8,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
+#include <linux/virtio_net.h>
 #include <linux/virtio_ring.h>
 
 #include "vhost_user_schema.h"
@@ -115,6 +116,83 @@ static_assert(offsetof(struct virtio_blk_discard_write_zeroes, num_sectors) == 8
 static_assert(sizeof(((struct virtio_blk_discard_write_zeroes *)0)->num_sectors) == 4, "size of blk-discard-write-zeroes.num-sectors");
 static_assert(offsetof(struct virtio_blk_discard_write_zeroes, flags) == 12, "offset of blk-discard-write-zeroes.flags");
 static_assert(sizeof(((struct virtio_blk_discard_write_zeroes *)0)->flags) == 4, "size of blk-discard-write-zeroes.flags");
+
+static_assert(sizeof(struct virtio_net_config) == 24, "size of struct virtio_net_config");
+static_assert(offsetof(struct virtio_net_config, mac) == 0, "offset of net-config.mac");
+static_assert(offsetof(struct virtio_net_config, status) == 6, "offset of net-config.status");
+static_assert(sizeof(((struct virtio_net_config *)0)->status) == 2, "size of net-config.status");
+static_assert(offsetof(struct virtio_net_config, max_virtqueue_pairs) == 8, "offset of net-config.max-virtqueue-pairs");
+static_assert(sizeof(((struct virtio_net_config *)0)->max_virtqueue_pairs) == 2, "size of net-config.max-virtqueue-pairs");
+static_assert(offsetof(struct virtio_net_config, mtu) == 10, "offset of net-config.mtu");
+static_assert(sizeof(((struct virtio_net_config *)0)->mtu) == 2, "size of net-config.mtu");
+static_assert(offsetof(struct virtio_net_config, speed) == 12, "offset of net-config.speed");
+static_assert(sizeof(((struct virtio_net_config *)0)->speed) == 4, "size of net-config.speed");
+static_assert(offsetof(struct virtio_net_config, duplex) == 16, "offset of net-config.duplex");
+static_assert(sizeof(((struct virtio_net_config *)0)->duplex) == 1, "size of net-config.duplex");
+static_assert(offsetof(struct virtio_net_config, rss_max_key_size) == 17, "offset of net-config.rss-max-key-size");
+static_assert(sizeof(((struct virtio_net_config *)0)->rss_max_key_size) == 1, "size of net-config.rss-max-key-size");
+static_assert(offsetof(struct virtio_net_config, rss_max_indirection_table_length) == 18, "offset of net-config.rss-max-indirection-table-length");
+static_assert(sizeof(((struct virtio_net_config *)0)->rss_max_indirection_table_length) == 2, "size of net-config.rss-max-indirection-table-length");
+static_assert(offsetof(struct virtio_net_config, supported_hash_types) == 20, "offset of net-config.supported-hash-types");
+static_assert(sizeof(((struct virtio_net_config *)0)->supported_hash_types) == 4, "size of net-config.supported-hash-types");
+
+static_assert(sizeof(struct virtio_net_hdr) == 10, "size of struct virtio_net_hdr");
+static_assert(sizeof(struct virtio_net_hdr) == sizeof(struct vu_net_header_legacy), "size of net-header-legacy");
+static_assert(offsetof(struct virtio_net_hdr, flags) == 0, "offset of net-header-legacy.flags");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->flags) == 1, "size of net-header-legacy.flags");
+static_assert(offsetof(struct virtio_net_hdr, gso_type) == 1, "offset of net-header-legacy.gso-type");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->gso_type) == 1, "size of net-header-legacy.gso-type");
+static_assert(offsetof(struct virtio_net_hdr, hdr_len) == 2, "offset of net-header-legacy.hdr-len");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->hdr_len) == 2, "size of net-header-legacy.hdr-len");
+static_assert(offsetof(struct virtio_net_hdr, gso_size) == 4, "offset of net-header-legacy.gso-size");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->gso_size) == 2, "size of net-header-legacy.gso-size");
+static_assert(offsetof(struct virtio_net_hdr, csum_start) == 6, "offset of net-header-legacy.csum-start");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->csum_start) == 2, "size of net-header-legacy.csum-start");
+static_assert(offsetof(struct virtio_net_hdr, csum_offset) == 8, "offset of net-header-legacy.csum-offset");
+static_assert(sizeof(((struct virtio_net_hdr *)0)->csum_offset) == 2, "size of net-header-legacy.csum-offset");
+
+static_assert(sizeof(struct virtio_net_hdr_v1) == 12, "size of struct virtio_net_hdr_v1");
+static_assert(sizeof(struct virtio_net_hdr_v1) == sizeof(struct vu_net_header), "size of net-header");
+static_assert(offsetof(struct virtio_net_hdr_v1, flags) == 0, "offset of net-header.flags");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->flags) == 1, "size of net-header.flags");
+static_assert(offsetof(struct virtio_net_hdr_v1, gso_type) == 1, "offset of net-header.gso-type");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->gso_type) == 1, "size of net-header.gso-type");
+static_assert(offsetof(struct virtio_net_hdr_v1, hdr_len) == 2, "offset of net-header.hdr-len");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->hdr_len) == 2, "size of net-header.hdr-len");
+static_assert(offsetof(struct virtio_net_hdr_v1, gso_size) == 4, "offset of net-header.gso-size");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->gso_size) == 2, "size of net-header.gso-size");
+static_assert(offsetof(struct virtio_net_hdr_v1, csum_start) == 6, "offset of net-header.csum-start");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->csum_start) == 2, "size of net-header.csum-start");
+static_assert(offsetof(struct virtio_net_hdr_v1, csum_offset) == 8, "offset of net-header.csum-offset");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->csum_offset) == 2, "size of net-header.csum-offset");
+static_assert(offsetof(struct virtio_net_hdr_v1, num_buffers) == 10, "offset of net-header.num-buffers");
+static_assert(sizeof(((struct virtio_net_hdr_v1 *)0)->num_buffers) == 2, "size of net-header.num-buffers");
+
+static_assert(sizeof(struct virtio_net_hdr_v1_hash) == 20, "size of struct virtio_net_hdr_v1_hash");
+static_assert(sizeof(struct virtio_net_hdr_v1_hash) == sizeof(struct vu_net_header_hash), "size of net-header-hash");
+static_assert(offsetof(struct virtio_net_hdr_v1_hash, hdr) == 0, "offset of net-header-hash.header");
+static_assert(offsetof(struct virtio_net_hdr_v1_hash, hash_value) == 12, "offset of net-header-hash.hash-value");
+static_assert(sizeof(((struct virtio_net_hdr_v1_hash *)0)->hash_value) == 4, "size of net-header-hash.hash-value");
+static_assert(offsetof(struct virtio_net_hdr_v1_hash, hash_report) == 16, "offset of net-header-hash.hash-report");
+static_assert(sizeof(((struct virtio_net_hdr_v1_hash *)0)->hash_report) == 2, "size of net-header-hash.hash-report");
+
+static_assert(sizeof(struct virtio_net_ctrl_hdr) == 2, "size of struct virtio_net_ctrl_hdr");
+static_assert(sizeof(struct virtio_net_ctrl_hdr) == sizeof(struct vu_net_control_header), "size of net-control-header");
+static_assert(offsetof(struct virtio_net_ctrl_hdr, class) == 0, "offset of net-control-header.class");
+static_assert(sizeof(((struct virtio_net_ctrl_hdr *)0)->class) == 1, "size of net-control-header.class");
+static_assert(offsetof(struct virtio_net_ctrl_hdr, cmd) == 1, "offset of net-control-header.command");
+static_assert(sizeof(((struct virtio_net_ctrl_hdr *)0)->cmd) == 1, "size of net-control-header.command");
+
+static_assert(sizeof(struct virtio_net_ctrl_mac) == 4, "size of struct virtio_net_ctrl_mac");
+static_assert(sizeof(struct virtio_net_ctrl_mac) == sizeof(struct vu_net_mac_table), "size of net-mac-table");
+static_assert(offsetof(struct virtio_net_ctrl_mac, entries) == 0, "offset of net-mac-table.entries");
+static_assert(sizeof(((struct virtio_net_ctrl_mac *)0)->entries) == 4, "size of net-mac-table.entries");
+static_assert(offsetof(struct virtio_net_ctrl_mac, macs) == 4, "offset of net-mac-table.macs");
+
+static_assert(sizeof(struct virtio_net_ctrl_mq) == 2, "size of struct virtio_net_ctrl_mq");
+static_assert(sizeof(struct virtio_net_ctrl_mq) == sizeof(struct vu_net_vq_pairs), "size of net-vq-pairs");
+static_assert(offsetof(struct virtio_net_ctrl_mq, virtqueue_pairs) == 0, "offset of net-vq-pairs.virtqueue-pairs");
+static_assert(sizeof(((struct virtio_net_ctrl_mq *)0)->virtqueue_pairs) == 2, "size of net-vq-pairs.virtqueue-pairs");
 
 static_assert(sizeof(struct vring_packed_desc) == 16, "size of struct vring_packed_desc");
 static_assert(sizeof(struct vring_packed_desc) == sizeof(struct vu_packed_desc), "size of packed-desc");
@@ -607,6 +685,578 @@ static_assert((unsigned long long)(VIRTIO_BLK_ZS_FULL) == (unsigned long long)(V
 
 #ifdef VIRTIO_BLK_ZS_OFFLINE
 static_assert((unsigned long long)(VIRTIO_BLK_ZS_OFFLINE) == (unsigned long long)(VU_VIRTIO_BLK_ZS_OFFLINE), "VIRTIO_BLK_ZS_OFFLINE");
+#endif
+
+#ifdef VIRTIO_NET_F_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_F_CSUM) == (unsigned long long)(VU_VIRTIO_NET_F_CSUM), "VIRTIO_NET_F_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_CSUM) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_CSUM), "VIRTIO_NET_F_GUEST_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_GUEST_OFFLOADS
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_GUEST_OFFLOADS), "VIRTIO_NET_F_CTRL_GUEST_OFFLOADS");
+#endif
+
+#ifdef VIRTIO_NET_F_MTU
+static_assert((unsigned long long)(VIRTIO_NET_F_MTU) == (unsigned long long)(VU_VIRTIO_NET_F_MTU), "VIRTIO_NET_F_MTU");
+#endif
+
+#ifdef VIRTIO_NET_F_MAC
+static_assert((unsigned long long)(VIRTIO_NET_F_MAC) == (unsigned long long)(VU_VIRTIO_NET_F_MAC), "VIRTIO_NET_F_MAC");
+#endif
+
+#ifdef VIRTIO_NET_F_GSO
+static_assert((unsigned long long)(VIRTIO_NET_F_GSO) == (unsigned long long)(VU_VIRTIO_NET_F_GSO), "VIRTIO_NET_F_GSO");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_TSO4
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_TSO4) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_TSO4), "VIRTIO_NET_F_GUEST_TSO4");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_TSO6
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_TSO6) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_TSO6), "VIRTIO_NET_F_GUEST_TSO6");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_ECN
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_ECN) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_ECN), "VIRTIO_NET_F_GUEST_ECN");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_UFO
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_UFO) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_UFO), "VIRTIO_NET_F_GUEST_UFO");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_TSO4
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_TSO4) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_TSO4), "VIRTIO_NET_F_HOST_TSO4");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_TSO6
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_TSO6) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_TSO6), "VIRTIO_NET_F_HOST_TSO6");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_ECN
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_ECN) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_ECN), "VIRTIO_NET_F_HOST_ECN");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_UFO
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_UFO) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_UFO), "VIRTIO_NET_F_HOST_UFO");
+#endif
+
+#ifdef VIRTIO_NET_F_MRG_RXBUF
+static_assert((unsigned long long)(VIRTIO_NET_F_MRG_RXBUF) == (unsigned long long)(VU_VIRTIO_NET_F_MRG_RXBUF), "VIRTIO_NET_F_MRG_RXBUF");
+#endif
+
+#ifdef VIRTIO_NET_F_STATUS
+static_assert((unsigned long long)(VIRTIO_NET_F_STATUS) == (unsigned long long)(VU_VIRTIO_NET_F_STATUS), "VIRTIO_NET_F_STATUS");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_VQ
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_VQ) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_VQ), "VIRTIO_NET_F_CTRL_VQ");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_RX
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_RX) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_RX), "VIRTIO_NET_F_CTRL_RX");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_VLAN
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_VLAN) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_VLAN), "VIRTIO_NET_F_CTRL_VLAN");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_RX_EXTRA
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_RX_EXTRA) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_RX_EXTRA), "VIRTIO_NET_F_CTRL_RX_EXTRA");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_ANNOUNCE
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_ANNOUNCE) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_ANNOUNCE), "VIRTIO_NET_F_GUEST_ANNOUNCE");
+#endif
+
+#ifdef VIRTIO_NET_F_MQ
+static_assert((unsigned long long)(VIRTIO_NET_F_MQ) == (unsigned long long)(VU_VIRTIO_NET_F_MQ), "VIRTIO_NET_F_MQ");
+#endif
+
+#ifdef VIRTIO_NET_F_CTRL_MAC_ADDR
+static_assert((unsigned long long)(VIRTIO_NET_F_CTRL_MAC_ADDR) == (unsigned long long)(VU_VIRTIO_NET_F_CTRL_MAC_ADDR), "VIRTIO_NET_F_CTRL_MAC_ADDR");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_RSC4
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_RSC4) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_RSC4), "VIRTIO_NET_F_GUEST_RSC4");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_RSC6
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_RSC6) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_RSC6), "VIRTIO_NET_F_GUEST_RSC6");
+#endif
+
+#ifdef VIRTIO_NET_F_DEVICE_STATS
+static_assert((unsigned long long)(VIRTIO_NET_F_DEVICE_STATS) == (unsigned long long)(VU_VIRTIO_NET_F_DEVICE_STATS), "VIRTIO_NET_F_DEVICE_STATS");
+#endif
+
+#ifdef VIRTIO_NET_F_HASH_TUNNEL
+static_assert((unsigned long long)(VIRTIO_NET_F_HASH_TUNNEL) == (unsigned long long)(VU_VIRTIO_NET_F_HASH_TUNNEL), "VIRTIO_NET_F_HASH_TUNNEL");
+#endif
+
+#ifdef VIRTIO_NET_F_VQ_NOTF_COAL
+static_assert((unsigned long long)(VIRTIO_NET_F_VQ_NOTF_COAL) == (unsigned long long)(VU_VIRTIO_NET_F_VQ_NOTF_COAL), "VIRTIO_NET_F_VQ_NOTF_COAL");
+#endif
+
+#ifdef VIRTIO_NET_F_NOTF_COAL
+static_assert((unsigned long long)(VIRTIO_NET_F_NOTF_COAL) == (unsigned long long)(VU_VIRTIO_NET_F_NOTF_COAL), "VIRTIO_NET_F_NOTF_COAL");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_USO4
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_USO4) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_USO4), "VIRTIO_NET_F_GUEST_USO4");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_USO6
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_USO6) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_USO6), "VIRTIO_NET_F_GUEST_USO6");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_USO
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_USO) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_USO), "VIRTIO_NET_F_HOST_USO");
+#endif
+
+#ifdef VIRTIO_NET_F_HASH_REPORT
+static_assert((unsigned long long)(VIRTIO_NET_F_HASH_REPORT) == (unsigned long long)(VU_VIRTIO_NET_F_HASH_REPORT), "VIRTIO_NET_F_HASH_REPORT");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_HDRLEN
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_HDRLEN) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_HDRLEN), "VIRTIO_NET_F_GUEST_HDRLEN");
+#endif
+
+#ifdef VIRTIO_NET_F_RSS
+static_assert((unsigned long long)(VIRTIO_NET_F_RSS) == (unsigned long long)(VU_VIRTIO_NET_F_RSS), "VIRTIO_NET_F_RSS");
+#endif
+
+#ifdef VIRTIO_NET_F_RSC_EXT
+static_assert((unsigned long long)(VIRTIO_NET_F_RSC_EXT) == (unsigned long long)(VU_VIRTIO_NET_F_RSC_EXT), "VIRTIO_NET_F_RSC_EXT");
+#endif
+
+#ifdef VIRTIO_NET_F_STANDBY
+static_assert((unsigned long long)(VIRTIO_NET_F_STANDBY) == (unsigned long long)(VU_VIRTIO_NET_F_STANDBY), "VIRTIO_NET_F_STANDBY");
+#endif
+
+#ifdef VIRTIO_NET_F_SPEED_DUPLEX
+static_assert((unsigned long long)(VIRTIO_NET_F_SPEED_DUPLEX) == (unsigned long long)(VU_VIRTIO_NET_F_SPEED_DUPLEX), "VIRTIO_NET_F_SPEED_DUPLEX");
+#endif
+
+#ifdef VIRTIO_NET_F_RSS_CONTEXT
+static_assert((unsigned long long)(VIRTIO_NET_F_RSS_CONTEXT) == (unsigned long long)(VU_VIRTIO_NET_F_RSS_CONTEXT), "VIRTIO_NET_F_RSS_CONTEXT");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO), "VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO");
+#endif
+
+#ifdef VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM) == (unsigned long long)(VU_VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM), "VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO), "VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO");
+#endif
+
+#ifdef VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM) == (unsigned long long)(VU_VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM), "VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_F_OUT_NET_HEADER
+static_assert((unsigned long long)(VIRTIO_NET_F_OUT_NET_HEADER) == (unsigned long long)(VU_VIRTIO_NET_F_OUT_NET_HEADER), "VIRTIO_NET_F_OUT_NET_HEADER");
+#endif
+
+#ifdef VIRTIO_NET_F_IPSEC
+static_assert((unsigned long long)(VIRTIO_NET_F_IPSEC) == (unsigned long long)(VU_VIRTIO_NET_F_IPSEC), "VIRTIO_NET_F_IPSEC");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN), "VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MAX
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MAX) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MAX), "VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MAX");
+#endif
+
+#ifdef VIRTIO_NET_MTU_MIN
+static_assert((unsigned long long)(VIRTIO_NET_MTU_MIN) == (unsigned long long)(VU_VIRTIO_NET_MTU_MIN), "VIRTIO_NET_MTU_MIN");
+#endif
+
+#ifdef VIRTIO_NET_MTU_MAX
+static_assert((unsigned long long)(VIRTIO_NET_MTU_MAX) == (unsigned long long)(VU_VIRTIO_NET_MTU_MAX), "VIRTIO_NET_MTU_MAX");
+#endif
+
+#ifdef VIRTIO_NET_RSS_KEY_SIZE_MIN
+static_assert((unsigned long long)(VIRTIO_NET_RSS_KEY_SIZE_MIN) == (unsigned long long)(VU_VIRTIO_NET_RSS_KEY_SIZE_MIN), "VIRTIO_NET_RSS_KEY_SIZE_MIN");
+#endif
+
+#ifdef VIRTIO_NET_RSS_TABLE_LENGTH_MIN
+static_assert((unsigned long long)(VIRTIO_NET_RSS_TABLE_LENGTH_MIN) == (unsigned long long)(VU_VIRTIO_NET_RSS_TABLE_LENGTH_MIN), "VIRTIO_NET_RSS_TABLE_LENGTH_MIN");
+#endif
+
+#ifdef VIRTIO_NET_S_LINK_UP
+static_assert((unsigned long long)(VIRTIO_NET_S_LINK_UP) == (unsigned long long)(VU_VIRTIO_NET_S_LINK_UP), "VIRTIO_NET_S_LINK_UP");
+#endif
+
+#ifdef VIRTIO_NET_S_ANNOUNCE
+static_assert((unsigned long long)(VIRTIO_NET_S_ANNOUNCE) == (unsigned long long)(VU_VIRTIO_NET_S_ANNOUNCE), "VIRTIO_NET_S_ANNOUNCE");
+#endif
+
+#ifdef VIRTIO_NET_DUPLEX_HALF
+static_assert((unsigned long long)(VIRTIO_NET_DUPLEX_HALF) == (unsigned long long)(VU_VIRTIO_NET_DUPLEX_HALF), "VIRTIO_NET_DUPLEX_HALF");
+#endif
+
+#ifdef VIRTIO_NET_DUPLEX_FULL
+static_assert((unsigned long long)(VIRTIO_NET_DUPLEX_FULL) == (unsigned long long)(VU_VIRTIO_NET_DUPLEX_FULL), "VIRTIO_NET_DUPLEX_FULL");
+#endif
+
+#ifdef VIRTIO_NET_DUPLEX_UNKNOWN
+static_assert((unsigned long long)(VIRTIO_NET_DUPLEX_UNKNOWN) == (unsigned long long)(VU_VIRTIO_NET_DUPLEX_UNKNOWN), "VIRTIO_NET_DUPLEX_UNKNOWN");
+#endif
+
+#ifdef VIRTIO_NET_HDR_F_NEEDS_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_HDR_F_NEEDS_CSUM) == (unsigned long long)(VU_VIRTIO_NET_HDR_F_NEEDS_CSUM), "VIRTIO_NET_HDR_F_NEEDS_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_HDR_F_DATA_VALID
+static_assert((unsigned long long)(VIRTIO_NET_HDR_F_DATA_VALID) == (unsigned long long)(VU_VIRTIO_NET_HDR_F_DATA_VALID), "VIRTIO_NET_HDR_F_DATA_VALID");
+#endif
+
+#ifdef VIRTIO_NET_HDR_F_RSC_INFO
+static_assert((unsigned long long)(VIRTIO_NET_HDR_F_RSC_INFO) == (unsigned long long)(VU_VIRTIO_NET_HDR_F_RSC_INFO), "VIRTIO_NET_HDR_F_RSC_INFO");
+#endif
+
+#ifdef VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM) == (unsigned long long)(VU_VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM), "VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_NONE
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_NONE) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_NONE), "VIRTIO_NET_HDR_GSO_NONE");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_TCPV4
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_TCPV4) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_TCPV4), "VIRTIO_NET_HDR_GSO_TCPV4");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_UDP
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_UDP) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_UDP), "VIRTIO_NET_HDR_GSO_UDP");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_TCPV6
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_TCPV6) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_TCPV6), "VIRTIO_NET_HDR_GSO_TCPV6");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_UDP_L4
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_UDP_L4) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_UDP_L4), "VIRTIO_NET_HDR_GSO_UDP_L4");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4), "VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6), "VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6");
+#endif
+
+#ifdef VIRTIO_NET_HDR_GSO_ECN
+static_assert((unsigned long long)(VIRTIO_NET_HDR_GSO_ECN) == (unsigned long long)(VU_VIRTIO_NET_HDR_GSO_ECN), "VIRTIO_NET_HDR_GSO_ECN");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_IPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_IPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_IPV4), "VIRTIO_NET_HASH_TYPE_IPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_TCPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_TCPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_TCPV4), "VIRTIO_NET_HASH_TYPE_TCPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_UDPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_UDPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_UDPV4), "VIRTIO_NET_HASH_TYPE_UDPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_IPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_IPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_IPV6), "VIRTIO_NET_HASH_TYPE_IPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_TCPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_TCPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_TCPV6), "VIRTIO_NET_HASH_TYPE_TCPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_UDPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_UDPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_UDPV6), "VIRTIO_NET_HASH_TYPE_UDPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_IP_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_IP_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_IP_EX), "VIRTIO_NET_HASH_TYPE_IP_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_TCP_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_TCP_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_TCP_EX), "VIRTIO_NET_HASH_TYPE_TCP_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TYPE_UDP_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TYPE_UDP_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_TYPE_UDP_EX), "VIRTIO_NET_HASH_TYPE_UDP_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_NONE
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_NONE) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_NONE), "VIRTIO_NET_HASH_REPORT_NONE");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_IPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_IPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_IPV4), "VIRTIO_NET_HASH_REPORT_IPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_TCPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_TCPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_TCPV4), "VIRTIO_NET_HASH_REPORT_TCPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_UDPV4
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_UDPV4) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_UDPV4), "VIRTIO_NET_HASH_REPORT_UDPV4");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_IPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_IPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_IPV6), "VIRTIO_NET_HASH_REPORT_IPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_TCPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_TCPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_TCPV6), "VIRTIO_NET_HASH_REPORT_TCPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_UDPV6
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_UDPV6) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_UDPV6), "VIRTIO_NET_HASH_REPORT_UDPV6");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_IPV6_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_IPV6_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_IPV6_EX), "VIRTIO_NET_HASH_REPORT_IPV6_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_TCPV6_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_TCPV6_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_TCPV6_EX), "VIRTIO_NET_HASH_REPORT_TCPV6_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_REPORT_UDPV6_EX
+static_assert((unsigned long long)(VIRTIO_NET_HASH_REPORT_UDPV6_EX) == (unsigned long long)(VU_VIRTIO_NET_HASH_REPORT_UDPV6_EX), "VIRTIO_NET_HASH_REPORT_UDPV6_EX");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784), "VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890), "VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676), "VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP), "VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN), "VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE), "VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE), "VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP), "VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP");
+#endif
+
+#ifdef VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE
+static_assert((unsigned long long)(VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE) == (unsigned long long)(VU_VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE), "VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX), "VIRTIO_NET_CTRL_RX");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MAC
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MAC) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MAC), "VIRTIO_NET_CTRL_MAC");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_VLAN
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_VLAN) == (unsigned long long)(VU_VIRTIO_NET_CTRL_VLAN), "VIRTIO_NET_CTRL_VLAN");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_ANNOUNCE
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_ANNOUNCE) == (unsigned long long)(VU_VIRTIO_NET_CTRL_ANNOUNCE), "VIRTIO_NET_CTRL_ANNOUNCE");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ), "VIRTIO_NET_CTRL_MQ");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_GUEST_OFFLOADS
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_GUEST_OFFLOADS) == (unsigned long long)(VU_VIRTIO_NET_CTRL_GUEST_OFFLOADS), "VIRTIO_NET_CTRL_GUEST_OFFLOADS");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_NOTF_COAL
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_NOTF_COAL) == (unsigned long long)(VU_VIRTIO_NET_CTRL_NOTF_COAL), "VIRTIO_NET_CTRL_NOTF_COAL");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_HASH_TUNNEL
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_HASH_TUNNEL) == (unsigned long long)(VU_VIRTIO_NET_CTRL_HASH_TUNNEL), "VIRTIO_NET_CTRL_HASH_TUNNEL");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_STATS
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_STATS) == (unsigned long long)(VU_VIRTIO_NET_CTRL_STATS), "VIRTIO_NET_CTRL_STATS");
+#endif
+
+#ifdef VIRTNET_RSS_CTX_CTRL
+static_assert((unsigned long long)(VIRTNET_RSS_CTX_CTRL) == (unsigned long long)(VU_VIRTNET_RSS_CTX_CTRL), "VIRTNET_RSS_CTX_CTRL");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_PROMISC
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_PROMISC) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_PROMISC), "VIRTIO_NET_CTRL_RX_PROMISC");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_ALLMULTI
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_ALLMULTI) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_ALLMULTI), "VIRTIO_NET_CTRL_RX_ALLMULTI");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_ALLUNI
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_ALLUNI) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_ALLUNI), "VIRTIO_NET_CTRL_RX_ALLUNI");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_NOMULTI
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_NOMULTI) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_NOMULTI), "VIRTIO_NET_CTRL_RX_NOMULTI");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_NOUNI
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_NOUNI) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_NOUNI), "VIRTIO_NET_CTRL_RX_NOUNI");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_RX_NOBCAST
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_RX_NOBCAST) == (unsigned long long)(VU_VIRTIO_NET_CTRL_RX_NOBCAST), "VIRTIO_NET_CTRL_RX_NOBCAST");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MAC_TABLE_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MAC_TABLE_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MAC_TABLE_SET), "VIRTIO_NET_CTRL_MAC_TABLE_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MAC_ADDR_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MAC_ADDR_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MAC_ADDR_SET), "VIRTIO_NET_CTRL_MAC_ADDR_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_VLAN_ADD
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_VLAN_ADD) == (unsigned long long)(VU_VIRTIO_NET_CTRL_VLAN_ADD), "VIRTIO_NET_CTRL_VLAN_ADD");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_VLAN_DEL
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_VLAN_DEL) == (unsigned long long)(VU_VIRTIO_NET_CTRL_VLAN_DEL), "VIRTIO_NET_CTRL_VLAN_DEL");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_ANNOUNCE_ACK
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_ANNOUNCE_ACK) == (unsigned long long)(VU_VIRTIO_NET_CTRL_ANNOUNCE_ACK), "VIRTIO_NET_CTRL_ANNOUNCE_ACK");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET), "VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ_RSS_CONFIG
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ_RSS_CONFIG) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ_RSS_CONFIG), "VIRTIO_NET_CTRL_MQ_RSS_CONFIG");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_MQ_HASH_CONFIG
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_MQ_HASH_CONFIG) == (unsigned long long)(VU_VIRTIO_NET_CTRL_MQ_HASH_CONFIG), "VIRTIO_NET_CTRL_MQ_HASH_CONFIG");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET), "VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_NOTF_COAL_TX_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_NOTF_COAL_TX_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_NOTF_COAL_TX_SET), "VIRTIO_NET_CTRL_NOTF_COAL_TX_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_NOTF_COAL_RX_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_NOTF_COAL_RX_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_NOTF_COAL_RX_SET), "VIRTIO_NET_CTRL_NOTF_COAL_RX_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET), "VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET), "VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_HASH_TUNNEL_SET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_HASH_TUNNEL_SET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_HASH_TUNNEL_SET), "VIRTIO_NET_CTRL_HASH_TUNNEL_SET");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_STATS_QUERY
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_STATS_QUERY) == (unsigned long long)(VU_VIRTIO_NET_CTRL_STATS_QUERY), "VIRTIO_NET_CTRL_STATS_QUERY");
+#endif
+
+#ifdef VIRTIO_NET_CTRL_STATS_GET
+static_assert((unsigned long long)(VIRTIO_NET_CTRL_STATS_GET) == (unsigned long long)(VU_VIRTIO_NET_CTRL_STATS_GET), "VIRTIO_NET_CTRL_STATS_GET");
+#endif
+
+#ifdef VIRTNET_RSS_CTX_CTRL_CAP_GET
+static_assert((unsigned long long)(VIRTNET_RSS_CTX_CTRL_CAP_GET) == (unsigned long long)(VU_VIRTNET_RSS_CTX_CTRL_CAP_GET), "VIRTNET_RSS_CTX_CTRL_CAP_GET");
+#endif
+
+#ifdef VIRTNET_RSS_CTX_CTRL_ADD
+static_assert((unsigned long long)(VIRTNET_RSS_CTX_CTRL_ADD) == (unsigned long long)(VU_VIRTNET_RSS_CTX_CTRL_ADD), "VIRTNET_RSS_CTX_CTRL_ADD");
+#endif
+
+#ifdef VIRTNET_RSS_CTX_CTRL_MOD
+static_assert((unsigned long long)(VIRTNET_RSS_CTX_CTRL_MOD) == (unsigned long long)(VU_VIRTNET_RSS_CTX_CTRL_MOD), "VIRTNET_RSS_CTX_CTRL_MOD");
+#endif
+
+#ifdef VIRTNET_RSS_CTX_CTRL_DEL
+static_assert((unsigned long long)(VIRTNET_RSS_CTX_CTRL_DEL) == (unsigned long long)(VU_VIRTNET_RSS_CTX_CTRL_DEL), "VIRTNET_RSS_CTX_CTRL_DEL");
+#endif
+
+#ifdef VIRTIO_NET_OK
+static_assert((unsigned long long)(VIRTIO_NET_OK) == (unsigned long long)(VU_VIRTIO_NET_OK), "VIRTIO_NET_OK");
+#endif
+
+#ifdef VIRTIO_NET_ERR
+static_assert((unsigned long long)(VIRTIO_NET_ERR) == (unsigned long long)(VU_VIRTIO_NET_ERR), "VIRTIO_NET_ERR");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_RX_BASIC
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_RX_BASIC) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_RX_BASIC), "VIRTIO_NET_STATS_TYPE_RX_BASIC");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_RX_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_RX_CSUM) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_RX_CSUM), "VIRTIO_NET_STATS_TYPE_RX_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_RX_GSO
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_RX_GSO) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_RX_GSO), "VIRTIO_NET_STATS_TYPE_RX_GSO");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_RX_SPEED
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_RX_SPEED) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_RX_SPEED), "VIRTIO_NET_STATS_TYPE_RX_SPEED");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_TX_BASIC
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_TX_BASIC) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_TX_BASIC), "VIRTIO_NET_STATS_TYPE_TX_BASIC");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_TX_CSUM
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_TX_CSUM) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_TX_CSUM), "VIRTIO_NET_STATS_TYPE_TX_CSUM");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_TX_GSO
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_TX_GSO) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_TX_GSO), "VIRTIO_NET_STATS_TYPE_TX_GSO");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_TX_SPEED
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_TX_SPEED) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_TX_SPEED), "VIRTIO_NET_STATS_TYPE_TX_SPEED");
+#endif
+
+#ifdef VIRTIO_NET_STATS_TYPE_CVQ
+static_assert((unsigned long long)(VIRTIO_NET_STATS_TYPE_CVQ) == (unsigned long long)(VU_VIRTIO_NET_STATS_TYPE_CVQ), "VIRTIO_NET_STATS_TYPE_CVQ");
 #endif
 
 #ifdef VIRTIO_F_NOTIFY_ON_EMPTY

@@ -254,6 +254,153 @@
 #define VU_VIRTIO_BLK_ZS_FULL                 14
 #define VU_VIRTIO_BLK_ZS_OFFLINE              15
 
+/* schema/virtio/devices/net/features.yaml */
+#define VU_VIRTIO_NET_F_CSUM                      0
+#define VU_VIRTIO_NET_F_GUEST_CSUM                1
+#define VU_VIRTIO_NET_F_CTRL_GUEST_OFFLOADS       2
+#define VU_VIRTIO_NET_F_MTU                       3
+#define VU_VIRTIO_NET_F_MAC                       5
+#define VU_VIRTIO_NET_F_GSO                       6
+#define VU_VIRTIO_NET_F_GUEST_TSO4                7
+#define VU_VIRTIO_NET_F_GUEST_TSO6                8
+#define VU_VIRTIO_NET_F_GUEST_ECN                 9
+#define VU_VIRTIO_NET_F_GUEST_UFO                 10
+#define VU_VIRTIO_NET_F_HOST_TSO4                 11
+#define VU_VIRTIO_NET_F_HOST_TSO6                 12
+#define VU_VIRTIO_NET_F_HOST_ECN                  13
+#define VU_VIRTIO_NET_F_HOST_UFO                  14
+#define VU_VIRTIO_NET_F_MRG_RXBUF                 15
+#define VU_VIRTIO_NET_F_STATUS                    16
+#define VU_VIRTIO_NET_F_CTRL_VQ                   17
+#define VU_VIRTIO_NET_F_CTRL_RX                   18
+#define VU_VIRTIO_NET_F_CTRL_VLAN                 19
+#define VU_VIRTIO_NET_F_CTRL_RX_EXTRA             20
+#define VU_VIRTIO_NET_F_GUEST_ANNOUNCE            21
+#define VU_VIRTIO_NET_F_MQ                        22
+#define VU_VIRTIO_NET_F_CTRL_MAC_ADDR             23
+#define VU_VIRTIO_NET_F_GUEST_RSC4                41
+#define VU_VIRTIO_NET_F_GUEST_RSC6                42
+#define VU_VIRTIO_NET_F_DEVICE_STATS              50
+#define VU_VIRTIO_NET_F_HASH_TUNNEL               51
+#define VU_VIRTIO_NET_F_VQ_NOTF_COAL              52
+#define VU_VIRTIO_NET_F_NOTF_COAL                 53
+#define VU_VIRTIO_NET_F_GUEST_USO4                54
+#define VU_VIRTIO_NET_F_GUEST_USO6                55
+#define VU_VIRTIO_NET_F_HOST_USO                  56
+#define VU_VIRTIO_NET_F_HASH_REPORT               57
+#define VU_VIRTIO_NET_F_GUEST_HDRLEN              59
+#define VU_VIRTIO_NET_F_RSS                       60
+#define VU_VIRTIO_NET_F_RSC_EXT                   61
+#define VU_VIRTIO_NET_F_STANDBY                   62
+#define VU_VIRTIO_NET_F_SPEED_DUPLEX              63
+#define VU_VIRTIO_NET_F_RSS_CONTEXT               64
+#define VU_VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO      65
+#define VU_VIRTIO_NET_F_GUEST_UDP_TUNNEL_GSO_CSUM 66
+#define VU_VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO       67
+#define VU_VIRTIO_NET_F_HOST_UDP_TUNNEL_GSO_CSUM  68
+#define VU_VIRTIO_NET_F_OUT_NET_HEADER            69
+#define VU_VIRTIO_NET_F_IPSEC                     70
+
+/* schema/virtio/devices/net/layouts.yaml */
+#define VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MIN       1
+#define VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_MAX       32768
+#define VU_VIRTIO_NET_MTU_MIN                    68
+#define VU_VIRTIO_NET_MTU_MAX                    65535
+#define VU_VIRTIO_NET_RSS_KEY_SIZE_MIN           40
+#define VU_VIRTIO_NET_RSS_TABLE_LENGTH_MIN       128
+#define VU_VIRTIO_NET_S_LINK_UP                  0x1
+#define VU_VIRTIO_NET_S_ANNOUNCE                 0x2
+#define VU_VIRTIO_NET_DUPLEX_HALF                0
+#define VU_VIRTIO_NET_DUPLEX_FULL                1
+#define VU_VIRTIO_NET_DUPLEX_UNKNOWN             255
+#define VU_VIRTIO_NET_HDR_F_NEEDS_CSUM           0x1
+#define VU_VIRTIO_NET_HDR_F_DATA_VALID           0x2
+#define VU_VIRTIO_NET_HDR_F_RSC_INFO             0x4
+#define VU_VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM      0x8
+#define VU_VIRTIO_NET_HDR_GSO_NONE               0
+#define VU_VIRTIO_NET_HDR_GSO_TCPV4              1
+#define VU_VIRTIO_NET_HDR_GSO_UDP                3
+#define VU_VIRTIO_NET_HDR_GSO_TCPV6              4
+#define VU_VIRTIO_NET_HDR_GSO_UDP_L4             5
+#define VU_VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4    0x20
+#define VU_VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6    0x40
+#define VU_VIRTIO_NET_HDR_GSO_ECN                0x80
+#define VU_VIRTIO_NET_HASH_TYPE_IPV4             0x1
+#define VU_VIRTIO_NET_HASH_TYPE_TCPV4            0x2
+#define VU_VIRTIO_NET_HASH_TYPE_UDPV4            0x4
+#define VU_VIRTIO_NET_HASH_TYPE_IPV6             0x8
+#define VU_VIRTIO_NET_HASH_TYPE_TCPV6            0x10
+#define VU_VIRTIO_NET_HASH_TYPE_UDPV6            0x20
+#define VU_VIRTIO_NET_HASH_TYPE_IP_EX            0x40
+#define VU_VIRTIO_NET_HASH_TYPE_TCP_EX           0x80
+#define VU_VIRTIO_NET_HASH_TYPE_UDP_EX           0x100
+#define VU_VIRTIO_NET_HASH_REPORT_NONE           0
+#define VU_VIRTIO_NET_HASH_REPORT_IPV4           1
+#define VU_VIRTIO_NET_HASH_REPORT_TCPV4          2
+#define VU_VIRTIO_NET_HASH_REPORT_UDPV4          3
+#define VU_VIRTIO_NET_HASH_REPORT_IPV6           4
+#define VU_VIRTIO_NET_HASH_REPORT_TCPV6          5
+#define VU_VIRTIO_NET_HASH_REPORT_UDPV6          6
+#define VU_VIRTIO_NET_HASH_REPORT_IPV6_EX        7
+#define VU_VIRTIO_NET_HASH_REPORT_TCPV6_EX       8
+#define VU_VIRTIO_NET_HASH_REPORT_UDPV6_EX       9
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2784  0x1
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_2890  0x2
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_7676  0x4
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GRE_UDP   0x8
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN     0x10
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_VXLAN_GPE 0x20
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_GENEVE    0x40
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_IPIP      0x80
+#define VU_VIRTIO_NET_HASH_TUNNEL_TYPE_NVGRE     0x100
+#define VU_VIRTIO_NET_CTRL_RX                    0
+#define VU_VIRTIO_NET_CTRL_MAC                   1
+#define VU_VIRTIO_NET_CTRL_VLAN                  2
+#define VU_VIRTIO_NET_CTRL_ANNOUNCE              3
+#define VU_VIRTIO_NET_CTRL_MQ                    4
+#define VU_VIRTIO_NET_CTRL_GUEST_OFFLOADS        5
+#define VU_VIRTIO_NET_CTRL_NOTF_COAL             6
+#define VU_VIRTIO_NET_CTRL_HASH_TUNNEL           7
+#define VU_VIRTIO_NET_CTRL_STATS                 8
+#define VU_VIRTNET_RSS_CTX_CTRL                  9
+#define VU_VIRTIO_NET_CTRL_RX_PROMISC            0
+#define VU_VIRTIO_NET_CTRL_RX_ALLMULTI           1
+#define VU_VIRTIO_NET_CTRL_RX_ALLUNI             2
+#define VU_VIRTIO_NET_CTRL_RX_NOMULTI            3
+#define VU_VIRTIO_NET_CTRL_RX_NOUNI              4
+#define VU_VIRTIO_NET_CTRL_RX_NOBCAST            5
+#define VU_VIRTIO_NET_CTRL_MAC_TABLE_SET         0
+#define VU_VIRTIO_NET_CTRL_MAC_ADDR_SET          1
+#define VU_VIRTIO_NET_CTRL_VLAN_ADD              0
+#define VU_VIRTIO_NET_CTRL_VLAN_DEL              1
+#define VU_VIRTIO_NET_CTRL_ANNOUNCE_ACK          0
+#define VU_VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET       0
+#define VU_VIRTIO_NET_CTRL_MQ_RSS_CONFIG         1
+#define VU_VIRTIO_NET_CTRL_MQ_HASH_CONFIG        2
+#define VU_VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET    0
+#define VU_VIRTIO_NET_CTRL_NOTF_COAL_TX_SET      0
+#define VU_VIRTIO_NET_CTRL_NOTF_COAL_RX_SET      1
+#define VU_VIRTIO_NET_CTRL_NOTF_COAL_VQ_SET      2
+#define VU_VIRTIO_NET_CTRL_NOTF_COAL_VQ_GET      3
+#define VU_VIRTIO_NET_CTRL_HASH_TUNNEL_SET       0
+#define VU_VIRTIO_NET_CTRL_STATS_QUERY           0
+#define VU_VIRTIO_NET_CTRL_STATS_GET             1
+#define VU_VIRTNET_RSS_CTX_CTRL_CAP_GET          0
+#define VU_VIRTNET_RSS_CTX_CTRL_ADD              1
+#define VU_VIRTNET_RSS_CTX_CTRL_MOD              2
+#define VU_VIRTNET_RSS_CTX_CTRL_DEL              3
+#define VU_VIRTIO_NET_OK                         0
+#define VU_VIRTIO_NET_ERR                        1
+#define VU_VIRTIO_NET_STATS_TYPE_RX_BASIC        0x1
+#define VU_VIRTIO_NET_STATS_TYPE_RX_CSUM         0x2
+#define VU_VIRTIO_NET_STATS_TYPE_RX_GSO          0x4
+#define VU_VIRTIO_NET_STATS_TYPE_RX_SPEED        0x8
+#define VU_VIRTIO_NET_STATS_TYPE_TX_BASIC        0x10000
+#define VU_VIRTIO_NET_STATS_TYPE_TX_CSUM         0x20000
+#define VU_VIRTIO_NET_STATS_TYPE_TX_GSO          0x40000
+#define VU_VIRTIO_NET_STATS_TYPE_TX_SPEED        0x80000
+#define VU_VIRTIO_NET_STATS_TYPE_CVQ             0x100000000ULL
+
 /* schema/virtio/features.yaml */
 #define VU_VIRTIO_F_NOTIFY_ON_EMPTY       24
 #define VU_VHOST_F_LOG_ALL                26
@@ -754,6 +901,365 @@ struct vu_blk_zone_report {
 static_assert(sizeof(struct vu_blk_zone_report) == 64, "size of blk-zone-report");
 static_assert(offsetof(struct vu_blk_zone_report, nr_zones) == 0, "blk-zone-report.nr-zones");
 static_assert(offsetof(struct vu_blk_zone_report, reserved) == 8, "blk-zone-report.reserved");
+
+/* Configuration space. */
+struct vu_net_config {
+  uint8_t mac[6];
+  uint16_t status;
+  uint16_t max_virtqueue_pairs;
+  uint16_t mtu;
+  uint32_t speed;
+  uint8_t duplex;
+  uint8_t rss_max_key_size;
+  uint16_t rss_max_indirection_table_length;
+  uint32_t supported_hash_types;
+  uint32_t supported_tunnel_types;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_config) == 28, "size of net-config");
+static_assert(offsetof(struct vu_net_config, mac) == 0, "net-config.mac");
+static_assert(offsetof(struct vu_net_config, status) == 6, "net-config.status");
+static_assert(offsetof(struct vu_net_config, max_virtqueue_pairs) == 8, "net-config.max-virtqueue-pairs");
+static_assert(offsetof(struct vu_net_config, mtu) == 10, "net-config.mtu");
+static_assert(offsetof(struct vu_net_config, speed) == 12, "net-config.speed");
+static_assert(offsetof(struct vu_net_config, duplex) == 16, "net-config.duplex");
+static_assert(offsetof(struct vu_net_config, rss_max_key_size) == 17, "net-config.rss-max-key-size");
+static_assert(offsetof(struct vu_net_config, rss_max_indirection_table_length) == 18, "net-config.rss-max-indirection-table-length");
+static_assert(offsetof(struct vu_net_config, supported_hash_types) == 20, "net-config.supported-hash-types");
+static_assert(offsetof(struct vu_net_config, supported_tunnel_types) == 24, "net-config.supported-tunnel-types");
+
+/* In front of each packet when neither version-1 nor mrg-rxbuf is negotiated. */
+struct vu_net_header_legacy {
+  uint8_t flags;
+  uint8_t gso_type;
+  uint16_t hdr_len;
+  uint16_t gso_size;
+  uint16_t csum_start;
+  uint16_t csum_offset;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_header_legacy) == 10, "size of net-header-legacy");
+static_assert(offsetof(struct vu_net_header_legacy, flags) == 0, "net-header-legacy.flags");
+static_assert(offsetof(struct vu_net_header_legacy, gso_type) == 1, "net-header-legacy.gso-type");
+static_assert(offsetof(struct vu_net_header_legacy, hdr_len) == 2, "net-header-legacy.hdr-len");
+static_assert(offsetof(struct vu_net_header_legacy, gso_size) == 4, "net-header-legacy.gso-size");
+static_assert(offsetof(struct vu_net_header_legacy, csum_start) == 6, "net-header-legacy.csum-start");
+static_assert(offsetof(struct vu_net_header_legacy, csum_offset) == 8, "net-header-legacy.csum-offset");
+
+/* In front of each packet with version-1 or mrg-rxbuf, and so with every packed ring. */
+struct vu_net_header {
+  uint8_t flags;
+  uint8_t gso_type;
+  uint16_t hdr_len;
+  uint16_t gso_size;
+  uint16_t csum_start;
+  uint16_t csum_offset;
+  uint16_t num_buffers;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_header) == 12, "size of net-header");
+static_assert(offsetof(struct vu_net_header, flags) == 0, "net-header.flags");
+static_assert(offsetof(struct vu_net_header, gso_type) == 1, "net-header.gso-type");
+static_assert(offsetof(struct vu_net_header, hdr_len) == 2, "net-header.hdr-len");
+static_assert(offsetof(struct vu_net_header, gso_size) == 4, "net-header.gso-size");
+static_assert(offsetof(struct vu_net_header, csum_start) == 6, "net-header.csum-start");
+static_assert(offsetof(struct vu_net_header, csum_offset) == 8, "net-header.csum-offset");
+static_assert(offsetof(struct vu_net_header, num_buffers) == 10, "net-header.num-buffers");
+
+/* In front of each packet with hash-report. */
+struct vu_net_header_hash {
+  struct vu_net_header header;
+  uint32_t hash_value;
+  uint16_t hash_report;
+  uint16_t padding;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_header_hash) == 20, "size of net-header-hash");
+static_assert(offsetof(struct vu_net_header_hash, header) == 0, "net-header-hash.header");
+static_assert(offsetof(struct vu_net_header_hash, hash_value) == 12, "net-header-hash.hash-value");
+static_assert(offsetof(struct vu_net_header_hash, hash_report) == 16, "net-header-hash.hash-report");
+static_assert(offsetof(struct vu_net_header_hash, padding) == 18, "net-header-hash.padding");
+
+/* Behind the header, with hash or without, when a udp-tunnel-gso feature is negotiated. */
+struct vu_net_header_tunnel {
+  uint16_t outer_th_offset;
+  uint16_t inner_nh_offset;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_header_tunnel) == 4, "size of net-header-tunnel");
+static_assert(offsetof(struct vu_net_header_tunnel, outer_th_offset) == 0, "net-header-tunnel.outer-th-offset");
+static_assert(offsetof(struct vu_net_header_tunnel, inner_nh_offset) == 2, "net-header-tunnel.inner-nh-offset");
+
+/* Behind all that with out-net-header. */
+struct vu_net_header_outer_network {
+  uint16_t outer_nh_offset;
+  uint8_t padding[6];
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_header_outer_network) == 8, "size of net-header-outer-network");
+static_assert(offsetof(struct vu_net_header_outer_network, outer_nh_offset) == 0, "net-header-outer-network.outer-nh-offset");
+static_assert(offsetof(struct vu_net_header_outer_network, padding) == 2, "net-header-outer-network.padding");
+
+/* What a command begins with. Its data follow, then one byte net-control-ack and the result. */
+struct vu_net_control_header {
+  uint8_t class;
+  uint8_t command;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_control_header) == 2, "size of net-control-header");
+static_assert(offsetof(struct vu_net_control_header, class) == 0, "net-control-header.class");
+static_assert(offsetof(struct vu_net_control_header, command) == 1, "net-control-header.command");
+
+/* An address of Ethernet. */
+struct vu_net_mac_address {
+  uint8_t address[6];
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_mac_address) == 6, "size of net-mac-address");
+static_assert(offsetof(struct vu_net_mac_address, address) == 0, "net-mac-address.address");
+
+/* Addresses to receive. What follows varies in size: macs. */
+struct vu_net_mac_table {
+  uint32_t entries;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_mac_table) == 4, "size of net-mac-table");
+static_assert(offsetof(struct vu_net_mac_table, entries) == 0, "net-mac-table.entries");
+
+/* A VLAN. */
+struct vu_net_vlan_id {
+  uint16_t vlan;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_vlan_id) == 2, "size of net-vlan-id");
+static_assert(offsetof(struct vu_net_vlan_id, vlan) == 0, "net-vlan-id.vlan");
+
+/* How many pairs of queues the driver uses. */
+struct vu_net_vq_pairs {
+  uint16_t virtqueue_pairs;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_vq_pairs) == 2, "size of net-vq-pairs");
+static_assert(offsetof(struct vu_net_vq_pairs, virtqueue_pairs) == 0, "net-vq-pairs.virtqueue-pairs");
+
+/* Receive steering. The table of indirection-table-mask + 1 receive queues (u16) follows, then a
+ * net-rss-config-key. */
+struct vu_net_rss_config {
+  uint32_t hash_types;
+  uint16_t indirection_table_mask;
+  uint16_t unclassified_queue;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_rss_config) == 8, "size of net-rss-config");
+static_assert(offsetof(struct vu_net_rss_config, hash_types) == 0, "net-rss-config.hash-types");
+static_assert(offsetof(struct vu_net_rss_config, indirection_table_mask) == 4, "net-rss-config.indirection-table-mask");
+static_assert(offsetof(struct vu_net_rss_config, unclassified_queue) == 6, "net-rss-config.unclassified-queue");
+
+/* End of the command rss-config. What follows varies in size: hash_key_data. */
+struct vu_net_rss_config_key {
+  uint16_t max_tx_vq;
+  uint8_t hash_key_length;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_rss_config_key) == 3, "size of net-rss-config-key");
+static_assert(offsetof(struct vu_net_rss_config_key, max_tx_vq) == 0, "net-rss-config-key.max-tx-vq");
+static_assert(offsetof(struct vu_net_rss_config_key, hash_key_length) == 2, "net-rss-config-key.hash-key-length");
+
+/* What is hashed for the header. What follows varies in size: hash_key_data. */
+struct vu_net_hash_config {
+  uint32_t hash_types;
+  uint8_t reserved[8];
+  uint8_t hash_key_length;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_hash_config) == 13, "size of net-hash-config");
+static_assert(offsetof(struct vu_net_hash_config, hash_types) == 0, "net-hash-config.hash-types");
+static_assert(offsetof(struct vu_net_hash_config, reserved) == 4, "net-hash-config.reserved");
+static_assert(offsetof(struct vu_net_hash_config, hash_key_length) == 12, "net-hash-config.hash-key-length");
+
+/* Receive offloads that are on. */
+struct vu_net_guest_offloads {
+  uint64_t offloads;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_guest_offloads) == 8, "size of net-guest-offloads");
+static_assert(offsetof(struct vu_net_guest_offloads, offloads) == 0, "net-guest-offloads.offloads");
+
+/* When notifications are due. */
+struct vu_net_coalescing {
+  uint32_t max_packets;
+  uint32_t max_usecs;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_coalescing) == 8, "size of net-coalescing");
+static_assert(offsetof(struct vu_net_coalescing, max_packets) == 0, "net-coalescing.max-packets");
+static_assert(offsetof(struct vu_net_coalescing, max_usecs) == 4, "net-coalescing.max-usecs");
+
+/* The same for one queue. */
+struct vu_net_queue_coalescing {
+  uint16_t vq_index;
+  uint16_t reserved;
+  struct vu_net_coalescing coalescing;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_queue_coalescing) == 12, "size of net-queue-coalescing");
+static_assert(offsetof(struct vu_net_queue_coalescing, vq_index) == 0, "net-queue-coalescing.vq-index");
+static_assert(offsetof(struct vu_net_queue_coalescing, reserved) == 2, "net-queue-coalescing.reserved");
+static_assert(offsetof(struct vu_net_queue_coalescing, coalescing) == 4, "net-queue-coalescing.coalescing");
+
+/* Tunnels whose inner header is hashed. */
+struct vu_net_hash_tunnel {
+  uint32_t enabled_tunnel_types;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_hash_tunnel) == 4, "size of net-hash-tunnel");
+static_assert(offsetof(struct vu_net_hash_tunnel, enabled_tunnel_types) == 0, "net-hash-tunnel.enabled-tunnel-types");
+
+/* Statistics that there are. */
+struct vu_net_stats_capabilities {
+  uint64_t supported_stats_types;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_capabilities) == 8, "size of net-stats-capabilities");
+static_assert(offsetof(struct vu_net_stats_capabilities, supported_stats_types) == 0, "net-stats-capabilities.supported-stats-types");
+
+/* Statistics that are asked for. */
+struct vu_net_queue_stats_selector {
+  uint16_t vq_index;
+  uint8_t reserved[6];
+  uint64_t types_bitmap;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_queue_stats_selector) == 16, "size of net-queue-stats-selector");
+static_assert(offsetof(struct vu_net_queue_stats_selector, vq_index) == 0, "net-queue-stats-selector.vq-index");
+static_assert(offsetof(struct vu_net_queue_stats_selector, reserved) == 2, "net-queue-stats-selector.reserved");
+static_assert(offsetof(struct vu_net_queue_stats_selector, types_bitmap) == 8, "net-queue-stats-selector.types-bitmap");
+
+/* In front of each reply. */
+struct vu_net_stats_reply_header {
+  uint8_t type;
+  uint8_t reserved;
+  uint16_t vq_index;
+  uint16_t reserved1;
+  uint16_t size;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_reply_header) == 8, "size of net-stats-reply-header");
+static_assert(offsetof(struct vu_net_stats_reply_header, type) == 0, "net-stats-reply-header.type");
+static_assert(offsetof(struct vu_net_stats_reply_header, reserved) == 1, "net-stats-reply-header.reserved");
+static_assert(offsetof(struct vu_net_stats_reply_header, vq_index) == 2, "net-stats-reply-header.vq-index");
+static_assert(offsetof(struct vu_net_stats_reply_header, reserved1) == 4, "net-stats-reply-header.reserved1");
+static_assert(offsetof(struct vu_net_stats_reply_header, size) == 6, "net-stats-reply-header.size");
+
+/* The control queue. */
+struct vu_net_stats_cvq {
+  struct vu_net_stats_reply_header header;
+  uint64_t command_num;
+  uint64_t ok_num;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_cvq) == 24, "size of net-stats-cvq");
+static_assert(offsetof(struct vu_net_stats_cvq, header) == 0, "net-stats-cvq.header");
+static_assert(offsetof(struct vu_net_stats_cvq, command_num) == 8, "net-stats-cvq.command-num");
+static_assert(offsetof(struct vu_net_stats_cvq, ok_num) == 16, "net-stats-cvq.ok-num");
+
+/* A receive queue. */
+struct vu_net_stats_rx_basic {
+  struct vu_net_stats_reply_header header;
+  uint64_t rx_notifications;
+  uint64_t rx_packets;
+  uint64_t rx_bytes;
+  uint64_t rx_interrupts;
+  uint64_t rx_drops;
+  uint64_t rx_drop_overruns;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_rx_basic) == 56, "size of net-stats-rx-basic");
+static_assert(offsetof(struct vu_net_stats_rx_basic, header) == 0, "net-stats-rx-basic.header");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_notifications) == 8, "net-stats-rx-basic.rx-notifications");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_packets) == 16, "net-stats-rx-basic.rx-packets");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_bytes) == 24, "net-stats-rx-basic.rx-bytes");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_interrupts) == 32, "net-stats-rx-basic.rx-interrupts");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_drops) == 40, "net-stats-rx-basic.rx-drops");
+static_assert(offsetof(struct vu_net_stats_rx_basic, rx_drop_overruns) == 48, "net-stats-rx-basic.rx-drop-overruns");
+
+/* A transmit queue. */
+struct vu_net_stats_tx_basic {
+  struct vu_net_stats_reply_header header;
+  uint64_t tx_notifications;
+  uint64_t tx_packets;
+  uint64_t tx_bytes;
+  uint64_t tx_interrupts;
+  uint64_t tx_drops;
+  uint64_t tx_drop_malformed;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_tx_basic) == 56, "size of net-stats-tx-basic");
+static_assert(offsetof(struct vu_net_stats_tx_basic, header) == 0, "net-stats-tx-basic.header");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_notifications) == 8, "net-stats-tx-basic.tx-notifications");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_packets) == 16, "net-stats-tx-basic.tx-packets");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_bytes) == 24, "net-stats-tx-basic.tx-bytes");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_interrupts) == 32, "net-stats-tx-basic.tx-interrupts");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_drops) == 40, "net-stats-tx-basic.tx-drops");
+static_assert(offsetof(struct vu_net_stats_tx_basic, tx_drop_malformed) == 48, "net-stats-tx-basic.tx-drop-malformed");
+
+/* Checksums of a receive queue. */
+struct vu_net_stats_rx_csum {
+  struct vu_net_stats_reply_header header;
+  uint64_t rx_csum_valid;
+  uint64_t rx_needs_csum;
+  uint64_t rx_csum_none;
+  uint64_t rx_csum_bad;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_rx_csum) == 40, "size of net-stats-rx-csum");
+static_assert(offsetof(struct vu_net_stats_rx_csum, header) == 0, "net-stats-rx-csum.header");
+static_assert(offsetof(struct vu_net_stats_rx_csum, rx_csum_valid) == 8, "net-stats-rx-csum.rx-csum-valid");
+static_assert(offsetof(struct vu_net_stats_rx_csum, rx_needs_csum) == 16, "net-stats-rx-csum.rx-needs-csum");
+static_assert(offsetof(struct vu_net_stats_rx_csum, rx_csum_none) == 24, "net-stats-rx-csum.rx-csum-none");
+static_assert(offsetof(struct vu_net_stats_rx_csum, rx_csum_bad) == 32, "net-stats-rx-csum.rx-csum-bad");
+
+/* Checksums of a transmit queue. */
+struct vu_net_stats_tx_csum {
+  struct vu_net_stats_reply_header header;
+  uint64_t tx_csum_none;
+  uint64_t tx_needs_csum;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_tx_csum) == 24, "size of net-stats-tx-csum");
+static_assert(offsetof(struct vu_net_stats_tx_csum, header) == 0, "net-stats-tx-csum.header");
+static_assert(offsetof(struct vu_net_stats_tx_csum, tx_csum_none) == 8, "net-stats-tx-csum.tx-csum-none");
+static_assert(offsetof(struct vu_net_stats_tx_csum, tx_needs_csum) == 16, "net-stats-tx-csum.tx-needs-csum");
+
+/* Segmentation of a receive queue. */
+struct vu_net_stats_rx_gso {
+  struct vu_net_stats_reply_header header;
+  uint64_t rx_gso_packets;
+  uint64_t rx_gso_bytes;
+  uint64_t rx_gso_packets_coalesced;
+  uint64_t rx_gso_bytes_coalesced;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_rx_gso) == 40, "size of net-stats-rx-gso");
+static_assert(offsetof(struct vu_net_stats_rx_gso, header) == 0, "net-stats-rx-gso.header");
+static_assert(offsetof(struct vu_net_stats_rx_gso, rx_gso_packets) == 8, "net-stats-rx-gso.rx-gso-packets");
+static_assert(offsetof(struct vu_net_stats_rx_gso, rx_gso_bytes) == 16, "net-stats-rx-gso.rx-gso-bytes");
+static_assert(offsetof(struct vu_net_stats_rx_gso, rx_gso_packets_coalesced) == 24, "net-stats-rx-gso.rx-gso-packets-coalesced");
+static_assert(offsetof(struct vu_net_stats_rx_gso, rx_gso_bytes_coalesced) == 32, "net-stats-rx-gso.rx-gso-bytes-coalesced");
+
+/* Segmentation of a transmit queue. */
+struct vu_net_stats_tx_gso {
+  struct vu_net_stats_reply_header header;
+  uint64_t tx_gso_packets;
+  uint64_t tx_gso_bytes;
+  uint64_t tx_gso_segments;
+  uint64_t tx_gso_segments_bytes;
+  uint64_t tx_gso_packets_noseg;
+  uint64_t tx_gso_bytes_noseg;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_tx_gso) == 56, "size of net-stats-tx-gso");
+static_assert(offsetof(struct vu_net_stats_tx_gso, header) == 0, "net-stats-tx-gso.header");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_packets) == 8, "net-stats-tx-gso.tx-gso-packets");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_bytes) == 16, "net-stats-tx-gso.tx-gso-bytes");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_segments) == 24, "net-stats-tx-gso.tx-gso-segments");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_segments_bytes) == 32, "net-stats-tx-gso.tx-gso-segments-bytes");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_packets_noseg) == 40, "net-stats-tx-gso.tx-gso-packets-noseg");
+static_assert(offsetof(struct vu_net_stats_tx_gso, tx_gso_bytes_noseg) == 48, "net-stats-tx-gso.tx-gso-bytes-noseg");
+
+/* What a receive queue lost to the limit of speed. */
+struct vu_net_stats_rx_speed {
+  struct vu_net_stats_reply_header header;
+  uint64_t rx_packets_allowance_exceeded;
+  uint64_t rx_bytes_allowance_exceeded;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_rx_speed) == 24, "size of net-stats-rx-speed");
+static_assert(offsetof(struct vu_net_stats_rx_speed, header) == 0, "net-stats-rx-speed.header");
+static_assert(offsetof(struct vu_net_stats_rx_speed, rx_packets_allowance_exceeded) == 8, "net-stats-rx-speed.rx-packets-allowance-exceeded");
+static_assert(offsetof(struct vu_net_stats_rx_speed, rx_bytes_allowance_exceeded) == 16, "net-stats-rx-speed.rx-bytes-allowance-exceeded");
+
+/* What a transmit queue lost to the limit of speed. */
+struct vu_net_stats_tx_speed {
+  struct vu_net_stats_reply_header header;
+  uint64_t tx_packets_allowance_exceeded;
+  uint64_t tx_bytes_allowance_exceeded;
+} __attribute__((packed));
+static_assert(sizeof(struct vu_net_stats_tx_speed) == 24, "size of net-stats-tx-speed");
+static_assert(offsetof(struct vu_net_stats_tx_speed, header) == 0, "net-stats-tx-speed.header");
+static_assert(offsetof(struct vu_net_stats_tx_speed, tx_packets_allowance_exceeded) == 8, "net-stats-tx-speed.tx-packets-allowance-exceeded");
+static_assert(offsetof(struct vu_net_stats_tx_speed, tx_bytes_allowance_exceeded) == 16, "net-stats-tx-speed.tx-bytes-allowance-exceeded");
 
 /* One buffer, available or used. */
 struct vu_packed_desc {
