@@ -1,0 +1,309 @@
+import {
+  existsSync,
+  linkSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
+import { createConnection, createServer, type Socket } from 'node:net';
+import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { repositoryRoot } from '../support/repository.js';
+
+const folder = mkdtempSync(join(tmpdir(), 'vhu-'));
+const running = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+  rmSync(folder, { recursive: true, force: true });
+});
+
+type Name = 'vhost-user-blk' | 'vhost-user-rng';
+
+/** A program as a child process. */
+class Child {
+  readonly process: ChildProcess;
+  readonly ended: Promise<{ status: number | null; signal: string | null }>;
+  stdout = '';
+  stderr = '';
+
+  constructor(name: Name, args: readonly string[], stdio: StdioOptions = ['ignore', 'pipe', 'pipe']) {
+    const path = join(repositoryRoot(), 'build/runtime/bin', `${name}.js`);
+    this.process = spawn(process.execPath, [path, ...args], { stdio, cwd: folder });
+    running.add(this.process);
+    this.process.stdout?.on('data', (chunk: Buffer) => (this.stdout += chunk.toString()));
+    this.process.stderr?.on('data', (chunk: Buffer) => (this.stderr += chunk.toString()));
+    this.ended = new Promise((resolve) => {
+      this.process.on('close', (status, signal) => {
+        running.delete(this.process);
+        resolve({ status, signal });
+      });
+    });
+  }
+
+  /** Waits for a line of the log; fails when the program ends without it. */
+  async logs(pattern: RegExp): Promise<void> {
+    let ended = false;
+    void this.ended.then(() => (ended = true));
+    while (!pattern.test(this.stderr)) {
+      if (ended) throw new Error(`ended without ${pattern}: ${this.stderr}`);
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    this.process.kill(signal);
+    assert.equal(await this.ended, { status: 0, signal: null }, this.stderr);
+  }
+}
+
+let count = 0;
+const fresh = (name: string): string => join(folder, `${name}-${count++}`);
+const image = (size: number): string => {
+  const path = fresh('image');
+  writeFileSync(path, '');
+  truncateSync(path, size);
+  return path;
+};
+const run = async (
+  name: Name,
+  args: readonly string[],
+): Promise<{ status: number | null; stdout: string; stderr: string }> => {
+  const child = new Child(name, args);
+  const { status } = await child.ended;
+  return { status, stdout: child.stdout, stderr: child.stderr };
+};
+
+/** A front-end's first message and the answer: the device's features. */
+async function getFeatures(socket: Socket): Promise<bigint> {
+  const request = Buffer.alloc(12);
+  request.writeUInt32LE(1, 0);
+  request.writeUInt32LE(1, 4);
+  socket.write(request);
+  let reply = Buffer.alloc(0);
+  for await (const chunk of socket.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    reply = Buffer.concat([reply, chunk]);
+    if (reply.byteLength >= 20) break;
+  }
+  assert.is(reply.readUInt32LE(4), 5, 'a reply of version 1');
+  return reply.readBigUInt64LE(12);
+}
+
+const connect = (path: string): Promise<Socket> =>
+  new Promise((resolve, reject) => {
+    const socket = createConnection(path, () => resolve(socket));
+    socket.on('error', reject);
+  });
+
+const closed = (socket: Socket): Promise<unknown> => new Promise((resolve) => socket.on('close', resolve));
+
+const BLK_MQ = 1n << 12n;
+const BLK_RO = 1n << 5n;
+
+const describing = suite('what programs say of themselves');
+
+for (const [name, capabilities] of [
+  ['vhost-user-blk', { type: 'block', features: ['read-only', 'blk-file'] }],
+  ['vhost-user-rng', { type: 'rng', features: [] }],
+] as const) {
+  describing(`${name} prints its capabilities and ignores everything else`, async () => {
+    for (const args of [
+      ['--print-capabilities'],
+      ['--bogus', 'word', '--print-capabilities', '--blk-file=/none'],
+    ]) {
+      const { status, stdout, stderr } = await run(name, args);
+      assert.is(status, 0);
+      assert.equal(JSON.parse(stdout), capabilities);
+      assert.is(stderr, '');
+    }
+  });
+
+  describing(`${name} helps and tells its version`, async () => {
+    const help = await run(name, ['--help']);
+    assert.is(help.status, 0);
+    for (const option of ['--socket-path=PATH', '--fd=FDNUM', '--print-capabilities', '--log-level']) {
+      assert.ok(help.stdout.includes(option), option);
+    }
+    const { version } = JSON.parse(readFileSync(join(repositoryRoot(), 'package.json'), 'utf8'));
+    const told = await run(name, ['--version']);
+    assert.equal([told.status, told.stdout], [0, `${name} ${version}\n`]);
+  });
+}
+
+describing.run();
+
+const refusing = suite('arguments that cannot be followed');
+const disk = ['--memory=1M'];
+const socket = (): string => `--socket-path=${fresh('socket')}`;
+
+const refused: [string, Name, () => string[], number, RegExp][] = [
+  ['no place', 'vhost-user-rng', () => [], 2, /--socket-path or --fd/],
+  ['two places', 'vhost-user-rng', () => [socket(), '--fd=3'], 2, /exclude each other/],
+  ['an empty path', 'vhost-user-rng', () => ['--socket-path='], 2, /empty/],
+  ['an fd that is no number', 'vhost-user-rng', () => ['--fd=x'], 2, /--fd: "x"/],
+  ['an fd to connect', 'vhost-user-rng', () => ['--fd=3', '--connect'], 2, /--connect needs --socket-path/],
+  ['an unknown option', 'vhost-user-rng', () => [socket(), '--blk-file=x'], 2, /'--blk-file'/],
+  ['an unknown level', 'vhost-user-rng', () => [socket(), '--log-level=loud'], 2, /"loud" is none of/],
+  ['no disk', 'vhost-user-blk', () => [socket()], 2, /--blk-file or --memory/],
+  ['two disks', 'vhost-user-blk', () => [socket(), ...disk, '--blk-file=x'], 2, /exclude each other/],
+  ['no queue', 'vhost-user-blk', () => [socket(), ...disk, '--num-queues=0'], 2, /--num-queues: "0"/],
+  ['a long serial', 'vhost-user-blk', () => [socket(), ...disk, `--serial=${'x'.repeat(21)}`], 2, /--serial/],
+  ['a size without end', 'vhost-user-blk', () => [socket(), '--memory=9999999T'], 2, /--memory/],
+  ['an fd that is not open', 'vhost-user-rng', () => ['--fd=999'], 1, /fd 999.*EBADF/],
+  ['an fd that is no socket', 'vhost-user-rng', () => ['--fd=0'], 1, /fd 0.*ENOTSOCK/],
+  ['a folder that is not there', 'vhost-user-rng', () => ['--socket-path=/none/x'], 1, /ENOENT/],
+  ['an image that is not there', 'vhost-user-blk', () => [socket(), '--blk-file=none'], 1, /none.*ENOENT/],
+  ['a folder as image', 'vhost-user-blk', () => [socket(), `--blk-file=${folder}`], 1, /cannot open/],
+  ['an empty image', 'vhost-user-blk', () => [socket(), `--blk-file=${image(0)}`], 1, /0 bytes/],
+];
+for (const [name, program, args, status, message] of refused) {
+  refusing(`${name}: status ${status} and one line`, async () => {
+    const outcome = await run(program, args());
+    assert.is(outcome.status, status, outcome.stderr);
+    assert.match(outcome.stderr, message);
+    assert.match(outcome.stderr, new RegExp(`^${program}: [^\\n]+\\n$`));
+    assert.is(outcome.stdout, '');
+  });
+}
+
+refusing('a socket that another one serves: status 1, and the other one goes on', async () => {
+  const path = fresh('socket');
+  const first = new Child('vhost-user-rng', [`--socket-path=${path}`]);
+  await first.logs(/message=serving/);
+  const { status, stderr } = await run('vhost-user-rng', [`--socket-path=${path}`]);
+  assert.is(status, 1);
+  assert.match(stderr, /EADDRINUSE/);
+  (await connect(path)).destroy();
+  await first.stop();
+});
+
+refusing('a path that is no socket is not overwritten', async () => {
+  const path = image(512);
+  const { status } = await run('vhost-user-rng', [`--socket-path=${path}`]);
+  assert.is(status, 1);
+  assert.is(readFileSync(path).byteLength, 512);
+});
+
+refusing.run();
+
+const serving = suite('serving');
+
+serving(
+  'listens, answers one front-end after the other, and ends with SIGTERM, leaving no socket behind',
+  async () => {
+    const path = fresh('socket');
+    const child = new Child('vhost-user-blk', [
+      '--socket-path',
+      path,
+      '--blk-file',
+      image(1 << 20),
+      '--num-queues',
+      '2',
+    ]);
+    await child.logs(/message=serving .*bytes=1048576 .*queues=2/);
+    for (let i = 0; i < 3; i++) {
+      const frontend = await connect(path);
+      assert.is((await getFeatures(frontend)) & (BLK_MQ | BLK_RO), BLK_MQ);
+      frontend.destroy();
+    }
+    await child.stop();
+    assert.not(existsSync(path));
+    assert.is(child.stdout, '');
+  },
+);
+
+serving('ends with SIGINT while a front-end is connected, which sees it go', async () => {
+  const path = fresh('socket');
+  const child = new Child('vhost-user-blk', [`--socket-path=${path}`, ...disk, '--read-only']);
+  await child.logs(/message=serving/);
+  const frontend = await connect(path);
+  assert.is((await getFeatures(frontend)) & (BLK_MQ | BLK_RO), BLK_RO);
+  const gone = closed(frontend);
+  frontend.resume();
+  await child.stop('SIGINT');
+  await gone;
+});
+
+serving('replaces a socket that was left behind', async () => {
+  const path = fresh('socket');
+  const first = new Child('vhost-user-rng', [`--socket-path=${path}`]);
+  await first.logs(/message=serving/);
+  first.process.kill('SIGKILL');
+  await first.ended;
+  assert.ok(existsSync(path));
+  const second = new Child('vhost-user-rng', [`--socket-path=${path}`]);
+  await second.logs(/message=serving/);
+  (await connect(path)).destroy();
+  await second.stop();
+});
+
+serving('survives whoever read its log', async () => {
+  const path = fresh('socket');
+  const child = new Child('vhost-user-rng', [`--socket-path=${path}`, '--log-level=debug']);
+  await child.logs(/message=serving/);
+  child.process.stderr!.destroy();
+  for (let i = 0; i < 2; i++) {
+    const frontend = await connect(path);
+    await getFeatures(frontend);
+    frontend.destroy();
+  }
+  await child.stop();
+});
+
+serving('says nothing below its level', async () => {
+  const path = fresh('socket');
+  const child = new Child('vhost-user-rng', [`--socket-path=${path}`, '--log-level=error']);
+  while (!existsSync(path)) await new Promise((resolve) => setTimeout(resolve, 5));
+  await child.stop();
+  assert.is(child.stderr, '');
+});
+
+serving('--fd takes a listening socket', async () => {
+  const server = createServer();
+  const made = fresh('socket');
+  await new Promise<void>((resolve) => server.listen(made, resolve));
+  const { fd } = (server as unknown as { _handle: { fd: number } })._handle;
+  const child = new Child('vhost-user-rng', ['--fd=3'], ['ignore', 'pipe', 'pipe', fd]);
+  // The socket lives on in the child alone, under a name that closing it here does not remove.
+  const path = fresh('socket');
+  linkSync(made, path);
+  server.close();
+  await child.logs(/message=serving/);
+  for (let i = 0; i < 2; i++) {
+    const frontend = await connect(path);
+    await getFeatures(frontend);
+    frontend.destroy();
+  }
+  await child.stop();
+  assert.ok(existsSync(path), 'it is not ours to remove');
+});
+
+serving('--fd takes a connected socket and ends with it', async () => {
+  const child = new Child('vhost-user-rng', ['--fd=3'], ['ignore', 'pipe', 'pipe', 'pipe']);
+  const frontend = child.process.stdio[3] as Socket;
+  await getFeatures(frontend);
+  frontend.destroy();
+  assert.equal(await child.ended, { status: 0, signal: null });
+});
+
+serving('--connect comes to a front-end that listens, and comes again', async () => {
+  const path = fresh('socket');
+  const frontends: Socket[] = [];
+  const server = createServer((frontend) => frontends.push(frontend));
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+  const child = new Child('vhost-user-rng', [`--socket-path=${path}`, '--connect']);
+  for (let i = 0; i < 2; i++) {
+    while (frontends.length <= i) await new Promise((resolve) => setTimeout(resolve, 5));
+    await getFeatures(frontends[i]!);
+    frontends[i]!.destroy();
+  }
+  await child.stop();
+  for (const frontend of frontends) frontend.destroy();
+  server.close();
+});
+
+serving.run();
