@@ -12,7 +12,7 @@ import {
 } from '../../generated/virtio/devices/blk/layouts.js';
 import { type BlockBatch, type BlockBatchResult, BlockPipeline } from './block-pipeline.js';
 import type { MockDriver } from './mock-driver.js';
-import { statusError } from './block-status.js';
+import { lengthError, statusError } from './block-status.js';
 import type { MockQueue } from './mock-queue.js';
 
 /** Fields up to and including write zeroes: what every back-end has, older ones nothing more. */
@@ -50,8 +50,8 @@ export class BlockClient {
 
   async read(position: number, length: number, options: BlockOptions = {}): Promise<Uint8Array> {
     const sector = sectorOf(position, length);
-    const { bytes } = await this.#request('read', BlkRequestType.in, sector, [], [length], options);
-    return bytes.subarray(0, length);
+    const [data] = await this.#request('read', BlkRequestType.in, sector, [], [length], options);
+    return data!;
   }
 
   async write(position: number, data: Uint8Array, options: BlockOptions = {}): Promise<void> {
@@ -80,9 +80,9 @@ export class BlockClient {
 
   /** The device's serial number, up to 20 characters. */
   async getId(options: BlockOptions = {}): Promise<string> {
-    const { bytes } = await this.#request('get id', BlkRequestType.getId, 0, [], [BLK_ID_SIZE], options);
-    const end = bytes.subarray(0, BLK_ID_SIZE).indexOf(0);
-    return new TextDecoder('latin1').decode(bytes.subarray(0, end < 0 ? BLK_ID_SIZE : end));
+    const [id] = await this.#request('get id', BlkRequestType.getId, 0, [], [BLK_ID_SIZE], options);
+    const end = id!.indexOf(0);
+    return new TextDecoder('latin1').decode(end < 0 ? id : id!.subarray(0, end));
   }
 
   /**
@@ -118,12 +118,16 @@ export class BlockClient {
     out: readonly Uint8Array[],
     into: readonly number[],
     options: BlockOptions,
-  ): Promise<{ bytes: Uint8Array; written: number }> {
+  ): Promise<readonly Uint8Array[]> {
     const header = encodeToBytes(BlkRequestHeader, { type, sector: BigInt(sector) });
     const result = await this.queue.transfer([header, ...out], [...into, 1], options);
-    const status = result.written === 0 ? -1 : result.bytes[result.written - 1]!;
+    // The status is the last writable byte, wherever the device stopped writing data.
+    const status = result.buffers.at(-1)![0]!;
     if (status !== BlkStatus.ok) throw statusError(`${name} at sector ${sector}`, status);
-    return result;
+    const expected = into.reduce((sum, length) => sum + length, 1);
+    if (result.written !== expected)
+      throw lengthError(`${name} at sector ${sector}`, result.written, expected);
+    return result.buffers;
   }
 }
 

@@ -5,7 +5,7 @@ import {
   BlkRequestHeader,
   BlkRequestType,
 } from '../../generated/virtio/devices/blk/layouts.js';
-import { statusError } from './block-status.js';
+import { lengthError, statusError } from './block-status.js';
 import type { GuestBuffer } from './guest-ram.js';
 import type { MockQueue } from './mock-queue.js';
 
@@ -154,6 +154,7 @@ export class BlockPipeline implements Disposable {
     const { driver } = this.#queue;
     const windows = this.#queue.ram.platform.windows;
     const controlWords = windows.u32[this.#control.window]!;
+    const control = windows.u8[this.#control.window]!;
     const rows = this.#rows;
     const type = operation === 'read' ? BlkRequestType.in : BlkRequestType.out;
     const readable = operation === 'read' ? 1 : 2;
@@ -163,6 +164,7 @@ export class BlockPipeline implements Disposable {
       const position = positions[next % positions.length]!;
       const row = slot * 12;
       const header = rows[row + 1]! >>> 2;
+      control[rows[row + 9]!] = 0xff;
       BlkRequestHeader.setType(controlWords, header, type);
       BlkRequestHeader.setSector(controlWords, header, position / BLK_SECTOR_SIZE);
       if (fill !== undefined) fill(windows.u32[rows[row + 4]!]!, rows[row + 5]! >>> 2, position);
@@ -212,10 +214,7 @@ export class BlockPipeline implements Disposable {
 
   #fail(slot: number, status: number, written: number, expected: number): void {
     const request = `${this.#batch.operation} at byte ${this.#positionOf[slot]!}`;
-    this.#failure ??=
-      status !== 0
-        ? statusError(request, status)
-        : new DeviceError('ERR_DEVICE_REQUEST', `${request}: ${written} bytes written, expected ${expected}`);
+    this.#failure ??= status !== 0 ? statusError(request, status) : lengthError(request, written, expected);
   }
 
   /** Spins until something is used; false when Node's loop should have a turn. */

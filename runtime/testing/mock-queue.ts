@@ -23,6 +23,8 @@ export interface TransferResult {
   readonly written: number;
   /** The writable buffers, one behind the other, cut to `written`. */
   readonly bytes: Uint8Array;
+  /** Each writable buffer whole. What the device did not write is 0xff. */
+  readonly buffers: readonly Uint8Array[];
 }
 
 interface Waiting {
@@ -129,6 +131,7 @@ export class MockQueue {
     buffers.forEach((buffer, i) => {
       const length = i < readable.length ? readable[i]!.byteLength : writable[i - readable.length]!;
       if (i < readable.length) buffer.bytes.set(readable[i]!);
+      else buffer.bytes.fill(0xff);
       rows.set([buffer.window, buffer.offset, length], i * 4);
     });
     const { driver } = this;
@@ -186,15 +189,10 @@ export class MockQueue {
     const transfer = this.#transfers.get(id);
     if (transfer === undefined) return;
     this.#transfers.delete(id);
-    const bytes = new Uint8Array(written);
-    let filled = 0;
-    for (const buffer of transfer.writable) {
-      const piece = Math.min(buffer.length, written - filled);
-      bytes.set(buffer.bytes.subarray(0, piece), filled);
-      filled += piece;
-    }
+    const buffers = transfer.writable.map((buffer) => buffer.bytes.slice());
     for (const buffer of transfer.buffers) buffer.free();
-    transfer.resolve({ written, bytes });
+    const bytes = new Uint8Array(Buffer.concat(buffers).subarray(0, written));
+    transfer.resolve({ written, bytes, buffers });
   }
 
   #failTransfers(reason: Error): void {
