@@ -12,6 +12,7 @@ export { BlockClient, type BlockOptions } from './block-client.js';
 export type { BlockBatch, BlockBatchResult } from './block-pipeline.js';
 export { FrontendConnection, type RawMessage } from './frontend-connection.js';
 export { GuestBuffer, GuestRam, type GuestRamOptions, type GuestRamRegion } from './guest-ram.js';
+export { Loopback, type LoopbackEvents, type LoopbackOptions } from './loopback.js';
 export { MockDriver, type MockDriverOptions } from './mock-driver.js';
 export {
   MockFrontend,
