@@ -12,7 +12,7 @@ const TABLE: Record<string, readonly string[]> = {
   'runtime/errors': [],
   'runtime/wire': ['runtime/errors'],
   generated: ['runtime/wire'],
-  'runtime/platform/platform': [],
+  'runtime/platform/platform': ['runtime/errors'],
   'runtime/platform': ['runtime/platform/platform', 'runtime/errors', 'native', 'node'],
   'runtime/memory': ['runtime/errors', 'runtime/wire', 'runtime/platform/platform'],
   'runtime/virtqueue': [
@@ -128,7 +128,7 @@ function rowOf(file: string): string | undefined {
 
 function importsOf(file: string): string[] {
   const text = readFileSync(join(root, file), 'utf8').replace(/^\s*(\*|\/\/).*$/gm, '');
-  const pattern = /(?:from|import)\s*\(?\s*['"]([^'"]+)['"]/g;
+  const pattern = /(?:^(?:import|export)\b[^'"`;]*?\bfrom|^import|\bimport\()\s*['"]([^'"]+)['"]/gm;
   return [...text.matchAll(pattern)].map((match) => match[1]!);
 }
 
