@@ -18,3 +18,4 @@ export * from './virtio/features.js';
 export * from './virtio/packed-virtqueue.js';
 export * from './virtio/split-virtqueue.js';
 export * from './virtio/status.js';
+export * from '../runtime/wire/index.js';
