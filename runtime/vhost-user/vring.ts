@@ -170,7 +170,7 @@ export class Vring {
       if (this.#host === host) {
         this.#base = encodeBase(state);
         this.#host = null;
-        this.#letGoOfMemory();
+        this.#leave(host);
       }
     }
     return this.#base ?? encodeBase(initialVirtqueueState(this.#format()));
@@ -207,10 +207,8 @@ export class Vring {
     this.#call?.close();
     this.#call = null;
     const host = this.#host;
-    const memory = this.#memory;
-    this.#host = this.#memory = null;
-    if (host === null) memory?.release();
-    else host.detach(() => memory?.release());
+    this.#host = null;
+    if (host !== null) this.#leave(host);
   }
 
   // --- inside
@@ -261,7 +259,7 @@ export class Vring {
       this.#watchKick(host);
     } catch (error) {
       this.#host = null;
-      host.detach(() => this.#letGoOfMemory());
+      this.#leave(host);
       throw error;
     }
     if (this.#enabled) host.enable();
@@ -331,9 +329,11 @@ export class Vring {
     this.#kick = null;
   }
 
-  #letGoOfMemory(): void {
-    this.#memory?.release();
+  /** Lets go of a host that is not this ring's any more, and of its memory once no chain in flight lies there. */
+  #leave(host: QueueHost): void {
+    const memory = this.#memory;
     this.#memory = null;
+    host.detach(() => memory?.release());
   }
 
   #signal(fd: OwnedFd | null, what: 'call' | 'err'): void {

@@ -1,6 +1,12 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ALL_PROTOCOL, Conversation, RunningRing, SharedGuest } from '../support/conversation.js';
+import {
+  ALL_PROTOCOL,
+  Conversation,
+  RunningRing,
+  SharedGuest,
+  singleRegion,
+} from '../support/conversation.js';
 import {
   bytes,
   NO_FD,
@@ -216,6 +222,50 @@ test('peers 8: after a reboot the same connection starts again, with queues of o
     assert.is((await talk.frontend.ask(Request.getVringBase, bytes(0, 0))).payload[4], 10);
     talk.frontend.send(Request.setVringEnable, bytes(0, 0));
   }
+  await talk.close();
+});
+
+test('peers 5: libblkio gets REPLY_ACK, CONFIG and CONFIGURE_MEM_SLOTS together and asks for every acknowledgement', async () => {
+  const talk = Conversation.open();
+  const guest = new SharedGuest(talk.platform);
+  const { frontend } = talk;
+  frontend.send(Request.setOwner);
+  const features = u64Of(await frontend.ask(Request.getFeatures));
+  const needed = Protocol.replyAck | Protocol.config | Protocol.configureMemSlots;
+  assert.is(u64Of(await frontend.ask(Request.getProtocolFeatures)) & needed, needed);
+  frontend.send(Request.setProtocolFeatures, bytes(needed | Protocol.mq));
+  assert.is(
+    await frontend.acknowledged(Request.setFeatures, bytes(features & (VERSION_1 | PROTOCOL_FEATURES))),
+    0n,
+  );
+  assert.is((await frontend.ask(Request.getConfig, bytes(0, 8, 0, 0n))).payload.byteLength, 20);
+  assert.ok(u64Of(await frontend.ask(Request.getMaxMemSlots)) > 0n);
+  assert.is(await frontend.acknowledged(Request.addMemReg, singleRegion(guest), [guest.fd]), 0n);
+  const ring = RunningRing.start(talk, guest, { table: false });
+  ring.offer();
+  await ring.used(1);
+  await talk.close();
+});
+
+test('DPDK: the status comes before the features, and step by step', async () => {
+  const talk = Conversation.open();
+  const { frontend } = talk;
+  await frontend.ask(Request.getFeatures);
+  await frontend.ask(Request.getProtocolFeatures);
+  frontend.send(Request.setProtocolFeatures, bytes(Protocol.status | Protocol.replyAck));
+  for (const status of [0n, 1n, 3n])
+    assert.is(await frontend.acknowledged(Request.setStatus, bytes(status)), 0n);
+  assert.is(await frontend.acknowledged(Request.setFeatures, bytes(VERSION_1 | PROTOCOL_FEATURES)), 0n);
+  assert.is(await frontend.acknowledged(Request.setStatus, bytes(0xbn)), 0n);
+  assert.is(u64Of(await frontend.ask(Request.getStatus)), 0xbn);
+  await talk.close();
+});
+
+test('trap 2: no bit is offered that some peers take for another', async () => {
+  const talk = Conversation.open();
+  await talk.frontend.ask(Request.getFeatures);
+  const offered = u64Of(await talk.frontend.ask(Request.getProtocolFeatures));
+  assert.is(offered >> 20n, 0n, 'bits 20 to 23 moved while they were drafts');
   await talk.close();
 });
 

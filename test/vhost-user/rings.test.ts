@@ -331,6 +331,23 @@ test('a device that throws breaks its queue and nothing else', async () => {
   await talk.close();
 });
 
+test('a device that fails with chains in flight: the ring stops at once, their memory stays until they are completed', async () => {
+  const { talk, guest } = await open();
+  const ring = RunningRing.start(talk, guest);
+  talk.device.hold = true;
+  ring.offer();
+  await until(() => talk.device.held.length === 1, 'a chain in flight');
+  talk.device.failure = new Error('out of luck');
+  ring.offer();
+  await until(() => ring.err.take() === 1n, 'the err fd is signalled');
+  await base(talk, 0);
+  const mapped = talk.platform.mappingCount;
+  await talk.close();
+  assert.is(talk.platform.mappingCount, mapped);
+  talk.device.finish();
+  assert.is(talk.platform.mappingCount, mapped - 1);
+});
+
 test('RESET_DEVICE and status 0 drain, stop and disable the rings and reset the device', async () => {
   for (const [request, payload] of [
     [Request.resetDevice, bytes()],

@@ -4,7 +4,7 @@ import type { VhostUserError } from '../../runtime/errors.js';
 import { createFakePlatform } from '../../runtime/platform/fake.js';
 import type { SocketStream } from '../../runtime/platform/platform.js';
 import { serveDevice } from '../../runtime/vhost-user/backend/server.js';
-import { RecordingDevice } from '../support/conversation.js';
+import { Conversation, RecordingDevice, RunningRing, SharedGuest } from '../support/conversation.js';
 import { bytes, RawFrontend, Request, turns, until } from '../support/raw-frontend.js';
 
 const test = suite('the back-end server');
@@ -170,6 +170,28 @@ test('sessions can be iterated', async () => {
   await loop;
   assert.equal(seen, [0, 1]);
   backend.close();
+});
+
+test('C14: the back-end may be closed from inside its own device', async () => {
+  const talk = Conversation.open();
+  const guest = new SharedGuest(talk.platform);
+  await talk.negotiate();
+  const ring = RunningRing.start(talk, guest);
+  const serveQueue = talk.device.serveQueue.bind(talk.device);
+  talk.device.serveQueue = (queue) => {
+    talk.device.hold = true;
+    serveQueue(queue);
+    if (talk.device.held.length === 0) return;
+    talk.backend.close();
+    talk.device.finish();
+  };
+  ring.offer();
+  assert.is(await talk.ended(), null);
+  ring.close();
+  guest.close();
+  talk.frontend.close();
+  assert.is(talk.platform.mappingCount, 0);
+  assert.is(talk.platform.openFdCount, 0);
 });
 
 test('options that contradict each other are refused', () => {
