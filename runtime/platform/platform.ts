@@ -86,7 +86,7 @@ export interface SocketStream extends Disposable {
 }
 
 /**
- * All mapped memory of the process, in windows: a mapping is covered by views of at most WINDOW_SPAN bytes, placed every
+ * All mapped memory of the thread, in windows: a mapping is covered by views of at most WINDOW_SPAN bytes, placed every
  * WINDOW_STRIDE bytes, so that any range of at most SEGMENT_MAX bytes is contiguous in the view of the window it starts
  * in. A place in memory is (window, int32 offset); the same pair means the same memory to JavaScript and to the addon.
  *
@@ -94,7 +94,7 @@ export interface SocketStream extends Disposable {
  *   window k |=======stride=======|----overlap---|
  *   window k+1                    |=======stride=======|--…
  *
- * Indexes are process-wide and reused after `unmap`. Both arrays are indexed by window; a retired window holds views of
+ * Indexes are the thread's own (a worker maps for itself) and reused after `unmap`, the lowest first. Both arrays are indexed by window; a retired window holds views of
  * length 0, so stale accesses read as undefined and never fault.
  */
 export interface WindowTable {
@@ -117,7 +117,7 @@ export interface Mapping extends Disposable {
   readonly windowCount: number;
   /** True once the file was truncated below us and a page had to be replaced (SIGBUS guard). A plain, cheap read. */
   readonly damaged: boolean;
-  /** Detaches every view, then unmaps. Idempotent. The caller makes sure that no native work is under way in it. */
+  /** Detaches every view, then unmaps; memory that file I/O is under way in stays until that has ended. Idempotent. */
   unmap(): void;
 }
 
