@@ -54,14 +54,16 @@ export interface Addon {
   /** -1, or the index of the first entry out of bounds; nothing was copied then. */
   copyRun(count: number): number;
 
-  /** Gives [file, size, block size, can discard]. The callback gets the number of completions in the table. */
+  /** Gives [file, block size, can discard]. The callback gets the number of completions in the table. */
   blockOpen(
     path: string,
     readOnly: boolean,
     direct: boolean,
     threads: boolean,
     callback: (count: number) => void,
-  ): [number, bigint, number, boolean];
+  ): [number, number, boolean];
+  /** Bytes of the image, as it is now. */
+  blockSize(file: number): bigint;
   /** Gives [rows: Int32 x4, places: Float64 x2, segments: Int32 x3, completions: Int32 x2]. */
   blockTables(file: number, segments: number): [ArrayBuffer, ArrayBuffer, ArrayBuffer, ArrayBuffer];
   blockCompletions(file: number): ArrayBuffer;

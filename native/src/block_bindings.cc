@@ -5,12 +5,13 @@
 
 #include "block_file.h"
 #include "environment.h"
+#include "fd.h"
 #include "javascript.h"
 
 namespace vhost_user {
 namespace {
 
-/// blockOpen(path, readOnly, direct, threads, callback) -> [file, size, block size, can discard]
+/// blockOpen(path, readOnly, direct, threads, callback) -> [file, block size, can discard]
 Napi::Value Open(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   auto& environment = Environment::Of(env);
@@ -20,10 +21,9 @@ Napi::Value Open(const Napi::CallbackInfo& info) {
   Image image = Image::Open(info[0].As<Napi::String>(), read_only, direct);
   auto file =
       std::make_unique<BlockFile>(environment, std::move(image), threads, info[4].As<Napi::Function>());
-  auto result = Napi::Array::New(env, 4);
-  result.Set(1u, Napi::BigInt::New(env, file->image().size));
-  result.Set(2u, Napi::Number::New(env, file->image().block_size));
-  result.Set(3u, Napi::Boolean::New(env, file->image().can_discard));
+  auto result = Napi::Array::New(env, 3);
+  result.Set(1u, Napi::Number::New(env, file->image().block_size));
+  result.Set(2u, Napi::Boolean::New(env, file->image().can_discard));
   result.Set(0u, Napi::Number::New(env, environment.files.Add(std::move(file))));
   return result;
 }
@@ -32,6 +32,11 @@ BlockFile& FileArgument(const Napi::CallbackInfo& info) {
   auto* file = Environment::Of(info.Env()).files.Find(IntArgument(info, 0));
   if (file == nullptr) Fail("io_uring_enter", EBADF);
   return **file;
+}
+
+/// blockSize(file) -> bytes of the image, as it is now
+Napi::Value Size(const Napi::CallbackInfo& info) {
+  return Napi::BigInt::New(info.Env(), FileSize(FileArgument(info).image().file.get()));
 }
 
 /// blockTables(file, segments) -> [rows, places, segments, completions] as ArrayBuffers; room for that many
@@ -75,6 +80,7 @@ napi_value Submit(napi_env env, napi_callback_info info) {
 
 void ExportBlockFiles(Napi::Object exports) {
   Export<Open>(exports, "blockOpen");
+  Export<Size>(exports, "blockSize");
   Export<Tables>(exports, "blockTables");
   Export<Completions>(exports, "blockCompletions");
   Export<Close>(exports, "blockClose");

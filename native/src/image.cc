@@ -54,7 +54,7 @@ Image Image::Open(const std::string& path, bool read_only, bool direct) {
   bool device = S_ISBLK(file.st_mode);
   if (S_ISDIR(file.st_mode)) Fail("open", EISDIR);
   if (!device && !S_ISREG(file.st_mode)) Fail("open", ENOTBLK);
-  image.size = FileSize(image.file.get());
+  uint64_t size = FileSize(image.file.get());
   image.block_size = 512;
   int sector = 0;
   if (device && ioctl(image.file.get(), BLKSSZGET, &sector) == 0 && sector > 0) image.block_size = sector;
@@ -62,7 +62,7 @@ Image Image::Open(const std::string& path, bool read_only, bool direct) {
   // A block device's node lies in devtmpfs, its data does not.
   image.in_memory = !device && IsMemoryFileSystem(image.file.get());
   image.can_discard =
-      !read_only && (device ? DeviceDiscards(file.st_rdev) : FileDiscards(image.file.get(), image.size));
+      !read_only && (device ? DeviceDiscards(file.st_rdev) : FileDiscards(image.file.get(), size));
   if (direct) image.direct = OpenPath(path, access | O_DIRECT);
   return image;
 }

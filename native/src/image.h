@@ -14,7 +14,6 @@ struct Image {
 
   UniqueFd file;
   UniqueFd direct;  // the same with O_DIRECT, for aligned reads and writes; closed unless asked for
-  uint64_t size;
   uint32_t block_size;
   bool read_only;
   bool in_memory;  // cannot block

@@ -44,6 +44,8 @@ export interface OpenDevice {
   readonly device: VirtioDevice;
   /** For the log. */
   readonly fields: Record<string, unknown>;
+  /** Looks at what the device stands on again; SIGHUP asks for it. */
+  refresh?(): void;
   /** Ends when nothing is under way. */
   close(): Promise<void>;
 }
@@ -89,11 +91,20 @@ async function serve<Table extends OptionTable>(
   try {
     const backend = serveDevice(opened.device, { platform, ...place, log, signal: stopped.signal });
     log('info', 'serving', { ...place, ...opened.fields });
+    process.on('SIGHUP', () => refresh(opened, log));
     await backend.finished;
   } finally {
     await closeInTime(opened, log);
   }
   process.exit(ExitCode.done);
+}
+
+function refresh(opened: OpenDevice, log: Log): void {
+  try {
+    opened.refresh?.();
+  } catch (error) {
+    log('error', 'the device stays as it was', { error });
+  }
 }
 
 /** Requests that were not completed are lost to the guest in any case; those under way get a moment to reach the image. */

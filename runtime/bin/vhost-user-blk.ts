@@ -18,7 +18,8 @@ const options = {
 
 runProgram({
   name: 'vhost-user-blk',
-  summary: 'Serves a disk image (virtio-blk) to a virtual machine.',
+  summary:
+    'Serves a disk image (virtio-blk) to a virtual machine. After SIGHUP the guest sees the size that the image has then.',
   capabilities: { type: 'block', features: ['read-only', 'blk-file'] },
   options,
   check,
@@ -44,6 +45,7 @@ function check(values: OptionValues<typeof options>): (platform: Platform) => Op
     return {
       device,
       fields: { image, bytes: backing.size, readOnly, queues: queueCount },
+      refresh: () => device.capacityChanged(),
       close: () => backing.close(),
     };
   };

@@ -20,7 +20,6 @@ const ROWS = 256;
  *   segments  Int32   x3  window, offset, length; those of row 0, then of row 1 …
  */
 export class LinuxBlockFile implements BlockFile {
-  readonly size: bigint;
   readonly readOnly: boolean;
   readonly blockSize: number;
   readonly canDiscard: boolean;
@@ -30,6 +29,7 @@ export class LinuxBlockFile implements BlockFile {
   readonly #addon: Addon;
   readonly #path: string;
   readonly #file: number;
+  #size: bigint;
   #rows!: Int32Array;
   #places!: Float64Array;
   #segments!: Int32Array;
@@ -44,19 +44,27 @@ export class LinuxBlockFile implements BlockFile {
     const { readOnly, direct = false, threads = false } = options;
     this.#addon = addon;
     this.#path = path;
-    const [file, size, blockSize, canDiscard] = attempt(
+    const [file, blockSize, canDiscard] = attempt(
       `open ${path}`,
       () => addon.blockOpen(path, readOnly, direct, threads, (count) => this.#ended(count)),
       { ENOTBLK: 'it is neither a regular file nor a block device' },
     );
     this.#file = file;
-    this.size = size;
+    this.#size = addon.blockSize(file);
     this.readOnly = readOnly;
     this.blockSize = blockSize;
     this.canDiscard = canDiscard;
     // Where nothing better is there, the addon writes zeroes.
     this.canWriteZeroes = !readOnly;
     this.completions = this.#readTables(0);
+  }
+
+  /** As the image is now; as it last was once this is closed. */
+  get size(): bigint {
+    if (this.#closing === undefined) {
+      this.#size = attempt(`find the size of ${this.#path}`, () => this.#addon.blockSize(this.#file));
+    }
+    return this.#size;
   }
 
   get pending(): number {

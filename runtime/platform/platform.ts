@@ -145,6 +145,7 @@ export const BlockOperation = {
  * retried inside until whole, so a short result means the end of the file.
  */
 export interface BlockFile extends Disposable {
+  /** Bytes, as the file is now. */
   readonly size: bigint;
   readonly readOnly: boolean;
   /** Logical block size of the medium in bytes, 512 for a plain file. */

@@ -216,6 +216,24 @@ serving(
   },
 );
 
+serving('takes the size of the image again with SIGHUP, and goes on when it cannot be', async () => {
+  const path = fresh('socket');
+  const file = image(1 << 20);
+  const child = new Child('vhost-user-blk', [`--socket-path=${path}`, `--blk-file=${file}`]);
+  await child.logs(/message=serving/);
+  const frontend = await connect(path);
+  await getFeatures(frontend);
+  truncateSync(file, 3 << 20);
+  child.process.kill('SIGHUP');
+  await child.logs(/message="the capacity changed" sectors=6144/);
+  truncateSync(file, 0);
+  child.process.kill('SIGHUP');
+  await child.logs(/level=error .*0 bytes/);
+  await getFeatures(frontend);
+  frontend.destroy();
+  await child.stop();
+});
+
 serving('ends with SIGINT while a front-end is connected, which sees it go', async () => {
   const path = fresh('socket');
   const child = new Child('vhost-user-blk', [`--socket-path=${path}`, ...disk, '--read-only']);

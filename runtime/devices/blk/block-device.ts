@@ -81,9 +81,14 @@ export class BlockDevice implements VirtioDevice {
     return this.#slots.capacity - this.#slots.free;
   }
 
-  /** The backing's size changed: requests are measured against the new one, and the driver is told. */
+  /**
+   * The backing's size changed: requests are measured against the new one, and the driver is told. Throws DeviceError
+   * (ERR_DEVICE_CONFIGURATION), and goes on with the old size, when a disk cannot have the new one.
+   */
   capacityChanged(): void {
-    if (this.config.measure()) this.#host?.configurationChanged();
+    if (!this.config.measure()) return;
+    this.#host?.log('info', 'the capacity changed', { sectors: this.config.capacity });
+    this.#host?.configurationChanged();
   }
 
   attach(host: DeviceHost): void {

@@ -84,6 +84,14 @@ space('tells the driver when the capacity changes, once', () => {
   assert.is(configOf(disk).capacity, 8n);
 });
 
+space('keeps its capacity when the new one cannot be', () => {
+  const disk = new Disk({ content: new Uint8Array(4 * SECTOR) });
+  Object.defineProperty(disk.image, 'bytes', { value: new Uint8Array(0) });
+  assert.throws(() => disk.device.capacityChanged(), /0 bytes/);
+  assert.is(disk.configurationChanges, 0);
+  assert.is(configOf(disk).capacity, 4n);
+});
+
 space('takes writeback and nothing else', () => {
   const { device } = new Disk();
   const present = device.config.read();
