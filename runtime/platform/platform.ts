@@ -94,8 +94,8 @@ export interface SocketStream extends Disposable {
  *   window k |=======stride=======|----overlap---|
  *   window k+1                    |=======stride=======|--…
  *
- * Indexes are the thread's own (a worker maps for itself) and reused after `unmap`, the lowest first. Both arrays are indexed by window; a retired window holds views of
- * length 0, so stale accesses read as undefined and never fault.
+ * Indexes are the thread's own (a worker maps for itself) and reused after `unmap`, the lowest first. Both arrays are
+ * indexed by window; a retired window holds views of length 0, so stale accesses read as undefined and never fault.
  */
 export interface WindowTable {
   readonly u8: Uint8Array[];
