@@ -1,0 +1,259 @@
+/**
+ * Rings full of chance: descriptors, tables and heads are drawn with every kind of defect in them, and the device's side
+ * must come to the same chains and the same verdict as the slow model of ring-model.ts.
+ */
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { ChainBatch } from '../../runtime/virtqueue/chain-batch.js';
+import { Random } from '../support/random.js';
+import {
+  INDIRECT,
+  NEXT,
+  packedTable,
+  type RawDescriptor,
+  type RawPackedRing,
+  type RawSplitRing,
+  splitTable,
+  WRITE,
+} from '../support/raw-rings.js';
+import type { TestGuest } from '../support/test-guest.js';
+import { chainsOf, type DeviceRig, packedRig, type SeenChain, splitRig } from './device-rig.js';
+import { joined, type ModelChain, RingModel } from './ring-model.js';
+
+const test = suite('device side against the model, malformed rings');
+
+/** Two regions that touch, a hole, one behind it, one above 4 GiB, one across 8 GiB. */
+const REGIONS = [
+  { address: 0, size: 0x2_0000 },
+  { address: 0x2_0000, size: 0x1000 },
+  { address: 0x3_0000, size: 0x1_0000 },
+  { address: 0x1_0000_0000, size: 0x1_0000 },
+  { address: 0x1_ffff_8000, size: 0x1_0000 },
+];
+/** Where rings end and tables and buffers may lie. */
+const FREE = 0x8000;
+const SEEDS = 1500;
+
+/** Mostly good places, with a taste for borders. */
+function address(random: Random, length: number): number | bigint {
+  if (random.chance(150)) return BigInt(random.below(0x1_0000)) << BigInt(random.below(49));
+  const region = random.pick(REGIONS);
+  const from = region.address === 0 ? FREE : region.address;
+  const end = region.address + region.size;
+  if (random.chance(20)) return end - random.below(length + 2);
+  if (random.chance(30)) return from;
+  return from + random.below(Math.max(1, end - from - length));
+}
+
+function bufferLength(random: Random): number {
+  if (random.chance(12)) return 0;
+  if (random.chance(150)) return random.pick([0x8000_0000, 0xffff_ffff, 0x2000_0001, 0x10_0001]);
+  return 1 + random.below(random.chance(4) ? 0x1800 : 64);
+}
+
+function buffer(random: Random, writable: boolean): RawDescriptor {
+  const length = bufferLength(random);
+  return { address: address(random, length), length, flags: writable ? WRITE : 0 };
+}
+
+/** Buffers of one chain, readable ones first unless chance has it otherwise. */
+function buffers(random: Random, most: number): RawDescriptor[] {
+  const count = 1 + random.below(most);
+  const readable = random.below(count + 1);
+  return Array.from({ length: count }, (_, i) =>
+    buffer(random, random.chance(100) ? random.chance(2) : i >= readable),
+  );
+}
+
+/** A pointer to a table that was just written into memory. */
+function indirect(random: Random, guest: TestGuest, format: 'split' | 'packed', size: number): RawDescriptor {
+  const entries = buffers(random, random.chance(10) ? size + 1 : Math.min(size, 4));
+  const table = entries.map((entry, i) => {
+    const more = i + 1 < entries.length;
+    const odd = random.chance(40) ? random.pick([NEXT, INDIRECT, 0xfff8]) : 0;
+    const next = random.chance(40) ? random.below(size + 2) : more ? i + 1 : 0;
+    return { ...entry, flags: (entry.flags ?? 0) | (more ? NEXT : 0) | odd, next };
+  });
+  const bytes = format === 'split' ? splitTable(table) : packedTable(table);
+  const at = tablePlace(random, bytes.length);
+  guest.write(at, bytes);
+  const length = random.chance(30) ? random.pick([0, 8, bytes.length + 16, 0x1_0010]) : bytes.length;
+  const outside = random.chance(60) ? 0x2_0ff8 : at;
+  const flags = INDIRECT | (random.chance(10) ? WRITE : 0) | (random.chance(40) ? NEXT : 0);
+  return { address: outside, length, flags };
+}
+
+/** Somewhere in memory, now and then over the border of the two regions that touch, or at an odd address. */
+function tablePlace(random: Random, length: number): number {
+  if (random.chance(5)) return 0x2_0000 - random.below(length);
+  const even = FREE + 16 * random.below(0x400);
+  return random.chance(8) ? even + random.below(16) : even;
+}
+
+function compare(seen: SeenChain, expected: ModelChain, note: string): void {
+  const parts = [
+    ...seen.readable.map(([at, length]) => ({ address: at, length, writable: false })),
+    ...seen.writable.map(([at, length]) => ({ address: at, length, writable: true })),
+  ];
+  assert.equal(
+    { handle: seen.handle, ranges: joined(parts) },
+    { handle: expected.handle, ranges: expected.ranges },
+    note,
+  );
+}
+
+/** Completes a few of the chains in flight, in any order. */
+function completeSome(
+  random: Random,
+  rig: DeviceRig<RawSplitRing | RawPackedRing>,
+  inFlight: Map<number, ModelChain>,
+): number {
+  let slots = 0;
+  for (const [handle, chain] of [...inFlight]) {
+    if (random.chance(3)) continue;
+    const writable = chain.ranges
+      .filter((range) => range.writable)
+      .reduce((sum, range) => sum + range.length, 0);
+    rig.queue.complete(handle, random.below(Math.min(writable, 1000) + 1));
+    inFlight.delete(handle);
+    slots += chain.slots;
+  }
+  rig.queue.publish();
+  return slots;
+}
+
+for (const size of [1, 2, 8, 64]) {
+  test(`split, size ${size}: same chains, same verdict`, () => {
+    const outcomes = new Map<string, number>();
+    for (let seed = 0; seed < SEEDS; seed++) {
+      const outcome = splitRound(new Random(seed * 7919 + size), size, `seed ${seed}`);
+      outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    }
+    checkVariety(outcomes);
+  });
+}
+
+for (const size of [1, 3, 8, 50]) {
+  test(`packed, size ${size}: same chains, same verdict`, () => {
+    const outcomes = new Map<string, number>();
+    for (let seed = 0; seed < SEEDS; seed++) {
+      const outcome = packedRound(new Random(seed * 104729 + size), size, `seed ${seed}`);
+      outcomes.set(outcome, (outcomes.get(outcome) ?? 0) + 1);
+    }
+    checkVariety(outcomes);
+  });
+}
+
+/** The draw is worth something: many rounds survive, and every kind of defect comes up. */
+function checkVariety(outcomes: ReadonlyMap<string, number>): void {
+  for (const kind of [
+    'good',
+    'ERR_VIRTQ_CHAIN',
+    'ERR_VIRTQ_HEAD',
+    'ERR_VIRTQ_ADDRESS',
+    'ERR_VIRTQ_INDIRECT',
+  ]) {
+    assert.ok((outcomes.get(kind) ?? 0) >= 5, `${kind}: ${JSON.stringify([...outcomes])}`);
+  }
+}
+
+function splitRound(random: Random, size: number, note: string): string {
+  const negotiated = !random.chance(20);
+  const rig = splitRig({ size, indirect: negotiated, regions: REGIONS });
+  const { ring, guest, queue } = rig;
+  const model = new RingModel(guest, REGIONS, 'split', size, ring.descriptorAddress, negotiated);
+  const inFlight = new Map<number, ModelChain>();
+  let next = 0;
+  for (let round = 0; round < 4; round++) {
+    const free = Array.from({ length: size }, (_, i) => i).filter((i) => !inFlight.has(i));
+    const heads: number[] = [];
+    while (free.length > 0 && heads.length + inFlight.size < size && !random.chance(4)) {
+      const chain = buffers(random, Math.min(3, free.length));
+      if (random.chance(3)) chain.splice(chain.length - 1, 1, indirect(random, guest, 'split', size));
+      const slots = free.splice(0, chain.length);
+      ring.chain(slots, chain);
+      if (random.chance(40)) {
+        const odd = { ...buffer(random, random.chance(2)), next: random.below(size + 1) };
+        ring.descriptor(random.pick(slots), { ...odd, flags: (odd.flags ?? 0) | random.below(8) });
+      }
+      heads.push(random.chance(60) ? random.below(size + 2) : slots[0]!);
+    }
+    ring.offer(...heads);
+    const batch = new ChainBatch(1 + random.below(size), 8 * size + 64);
+    let offered = heads.length;
+    while (offered > 0) {
+      const count = queue.drain(batch, 1 + random.below(size));
+      const seen = chainsOf(guest, batch);
+      for (const chain of seen) {
+        const expected = model.split(heads[heads.length - offered]!, new Set(inFlight.keys()));
+        assert.ok('chain' in expected, `${note}: the model says ${JSON.stringify(expected)}`);
+        compare(chain, expected.chain, note);
+        inFlight.set(chain.handle, expected.chain);
+        offered--;
+        next = (next + 1) & 0xffff;
+      }
+      if (queue.broken !== null) {
+        const expected = model.split(heads[heads.length - offered]!, new Set(inFlight.keys()));
+        assert.equal(expected, { defect: queue.broken.code }, `${note}: ${queue.broken.message}`);
+        assert.equal(queue.state(), { format: 'split', nextAvailable: next, nextUsed: ring.usedIndex }, note);
+        return queue.broken.code;
+      }
+      assert.ok(count > 0, `${note}: ${offered} chains left and nothing drained`);
+    }
+    assert.is(queue.inFlight, inFlight.size);
+    completeSome(random, rig, inFlight);
+  }
+  return 'good';
+}
+
+function packedRound(random: Random, size: number, note: string): string {
+  const negotiated = !random.chance(20);
+  const rig = packedRig({ size, indirect: negotiated, regions: REGIONS });
+  const { ring, guest, queue } = rig;
+  const model = new RingModel(guest, REGIONS, 'packed', size, ring.descriptorAddress, negotiated);
+  const inFlight = new Map<number, ModelChain>();
+  let cursor = 0;
+  let freeSlots = size;
+  for (let round = 0; round < 5; round++) {
+    const ids = Array.from({ length: size }, (_, i) => i).filter((i) => !inFlight.has(i));
+    let offered = 0;
+    for (let room = freeSlots; room > 0 && ids.length > 0 && !random.chance(4); offered++) {
+      const chain = buffers(random, Math.min(3, room));
+      if (random.chance(3)) chain.splice(chain.length - 1, 1, indirect(random, guest, 'packed', size));
+      room -= chain.length;
+      const [id] = ids.splice(random.below(ids.length), 1);
+      // Now and then NEXT in the last one: the walk runs on into whatever stands there.
+      if (random.chance(40))
+        chain[chain.length - 1] = { ...chain.at(-1)!, flags: (chain.at(-1)!.flags ?? 0) | NEXT };
+      ring.offer(random.chance(60) ? random.below(size + 2) : id!, chain, random.below(0x1_0000));
+    }
+    const batch = new ChainBatch(1 + random.below(size), 8 * size + 64);
+    while (offered > 0) {
+      const count = queue.drain(batch, 1 + random.below(size));
+      for (const chain of chainsOf(guest, batch)) {
+        const expected = model.packed(cursor, freeSlots, new Set(inFlight.keys()));
+        assert.ok('chain' in expected, `${note}: the model says ${JSON.stringify(expected)}`);
+        compare(chain, expected.chain, note);
+        inFlight.set(chain.handle, expected.chain);
+        freeSlots -= expected.chain.slots;
+        cursor = (cursor + expected.chain.slots) % size;
+        offered--;
+      }
+      if (queue.broken !== null) {
+        const expected = model.packed(cursor, freeSlots, new Set(inFlight.keys()));
+        assert.equal(expected, { defect: queue.broken.code }, `${note}: ${queue.broken.message}`);
+        return queue.broken.code;
+      }
+      if (count === 0) {
+        // A chain ran over the next one's head, which is no head any more.
+        assert.not(queue.hasAvailable(), note);
+        return 'ran over';
+      }
+    }
+    assert.is(queue.inFlight, inFlight.size);
+    freeSlots += completeSome(random, rig, inFlight);
+  }
+  return 'good';
+}
+
+test.run();
