@@ -8,9 +8,10 @@ import {
   writeFileSync,
 } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
-import { spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { repositoryRoot } from '../support/repository.js';
@@ -31,8 +32,13 @@ class Child {
   stdout = '';
   stderr = '';
 
-  constructor(name: Name, args: readonly string[], stdio: StdioOptions = ['ignore', 'pipe', 'pipe']) {
-    const path = join(repositoryRoot(), 'build/runtime/bin', `${name}.js`);
+  constructor(
+    name: Name | 'stalled-program',
+    args: readonly string[],
+    stdio: StdioOptions = ['ignore', 'pipe', 'pipe'],
+  ) {
+    const relative = name === 'stalled-program' ? './' : '../../runtime/bin/';
+    const path = fileURLToPath(new URL(`${relative}${name}.js`, import.meta.url));
     this.process = spawn(process.execPath, [path, ...args], { stdio, cwd: folder });
     running.add(this.process);
     this.process.stdout?.on('data', (chunk: Buffer) => (this.stdout += chunk.toString()));
@@ -67,6 +73,11 @@ const image = (size: number): string => {
   const path = fresh('image');
   writeFileSync(path, '');
   truncateSync(path, size);
+  return path;
+};
+const fifo = (): string => {
+  const path = fresh('fifo');
+  execFileSync('mkfifo', [path]);
   return path;
 };
 const run = async (
@@ -158,6 +169,14 @@ const refused: [string, Name, () => string[], number, RegExp][] = [
   ['a folder that is not there', 'vhost-user-rng', () => ['--socket-path=/none/x'], 1, /ENOENT/],
   ['an image that is not there', 'vhost-user-blk', () => [socket(), '--blk-file=none'], 1, /none.*ENOENT/],
   ['a folder as image', 'vhost-user-blk', () => [socket(), `--blk-file=${folder}`], 1, /cannot open/],
+  ['C27: a device that is no disk', 'vhost-user-blk', () => [socket(), '--blk-file=/dev/zero'], 1, /ENOTBLK/],
+  [
+    'C27: a FIFO, which is not waited for',
+    'vhost-user-blk',
+    () => [socket(), '--read-only', `--blk-file=${fifo()}`],
+    1,
+    /ENOTBLK/,
+  ],
   ['an empty image', 'vhost-user-blk', () => [socket(), `--blk-file=${image(0)}`], 1, /0 bytes/],
 ];
 for (const [name, program, args, status, message] of refused) {
@@ -244,6 +263,22 @@ serving('ends with SIGINT while a front-end is connected, which sees it go', asy
   frontend.resume();
   await child.stop('SIGINT');
   await gone;
+});
+
+serving('a medium that is stalled does not keep it from ending', async () => {
+  const child = new Child('stalled-program', [`--socket-path=${fresh('socket')}`]);
+  await child.logs(/message=serving/);
+  await child.stop();
+  assert.match(child.stderr, /requests under way are left to the kernel/);
+});
+
+serving('asked twice, ends at once', async () => {
+  const child = new Child('stalled-program', [`--socket-path=${fresh('socket')}`]);
+  await child.logs(/message=serving/);
+  child.process.kill('SIGTERM');
+  await child.logs(/message=stopping/);
+  await child.stop('SIGINT');
+  assert.not.match(child.stderr, /left to the kernel/);
 });
 
 serving('replaces a socket that was left behind', async () => {
