@@ -1,14 +1,16 @@
 /** `npm run bench -- NAME [options]`: runs one benchmark. */
+import { benchBlk } from './blk.js';
 import { benchRing } from './ring.js';
 
 const BENCHES: Record<string, (args: readonly string[]) => void | Promise<void>> = {
+  blk: benchBlk,
   ring: benchRing,
 };
 
 const [name = '', ...args] = process.argv.slice(2);
 const bench = BENCHES[name];
 if (bench === undefined) {
-  console.error(`usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json]`);
+  console.error(`usage: npm run bench -- ${Object.keys(BENCHES).join('|')} [--json] [--quick]`);
   process.exitCode = 2;
 } else {
   await bench(args);

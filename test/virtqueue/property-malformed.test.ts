@@ -6,7 +6,8 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ChainBatch } from '../../runtime/virtqueue/chain-batch.js';
 import { UsedBatch } from '../../runtime/virtqueue/driver-virtqueue.js';
-import { chainOf, Random, randomChain, Rig, type RigOptions, writableBytes } from './property-rig.js';
+import { chainOf, randomChain, Rig, type RigOptions, writableBytes } from './property-rig.js';
+import { Random } from '../support/random.js';
 
 const test = suite('virtqueues under malformed input');
 
@@ -41,11 +42,11 @@ function attackDevice(options: RigOptions, seed: number, seen: Set<string>): voi
   const capacity = options.indirectCapacity ?? 0;
   for (let round = 0; round < 12 && device.broken === null; round++) {
     for (let n = random.below(4); n > 0; n--) {
-      const indirect = capacity > 0 && random.chance(0.5);
+      const indirect = capacity > 0 && random.chance(2);
       rig.add(randomChain(random, rig, 4), indirect);
     }
     driver.publish();
-    if (round > 1 || random.chance(0.5)) scribble(random, rig, ['descriptor', 'driver']);
+    if (round > 1 || random.chance(2)) scribble(random, rig, ['descriptor', 'driver']);
     const batch = new ChainBatch(options.size, 4 * options.size);
     const count = device.drain(batch, options.size);
     for (let row = 0; row < count; row++) {
@@ -61,7 +62,7 @@ function attackDevice(options: RigOptions, seed: number, seen: Set<string>): voi
     }
     assert.is(device.inFlight, inFlight.size);
     assert.ok(inFlight.size <= options.size);
-    if (random.chance(0.7)) {
+    if (!random.chance(3)) {
       device.pushBatch(batch, count);
       for (let row = 0; row < count; row++) inFlight.delete(batch.chains[row * 4]!);
       if (options.inOrder === true) break;
@@ -94,7 +95,7 @@ function attackDriver(options: RigOptions, seed: number): boolean {
     const chains = rig.drain();
     if (rig.device.broken === null) {
       for (const { handle } of chains)
-        if (options.inOrder === true || random.chance(0.5)) rig.device.complete(handle, 0);
+        if (options.inOrder === true || random.chance(2)) rig.device.complete(handle, 0);
       rig.device.publish();
     }
     scribble(random, rig, options.format === 'split' ? ['device'] : ['descriptor', 'device']);
@@ -125,7 +126,7 @@ function attackDriver(options: RigOptions, seed: number): boolean {
 function scribble(random: Random, rig: Rig, areas: readonly ('descriptor' | 'driver' | 'device')[]): void {
   for (let n = random.below(3); n >= 0; n--) {
     const words = rig.u16(random.pick(areas));
-    const index = random.chance(0.3) ? random.below(Math.min(4, words.length)) : random.below(words.length);
+    const index = random.chance(3) ? random.below(Math.min(4, words.length)) : random.below(words.length);
     const value = random.below(4);
     if (value === 0) words[index] = random.below(0x1_0000);
     else if (value === 1) words[index] = words[random.below(words.length)]!;

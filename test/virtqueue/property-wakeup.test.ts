@@ -6,7 +6,8 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ChainBatch } from '../../runtime/virtqueue/chain-batch.js';
 import { UsedBatch } from '../../runtime/virtqueue/driver-virtqueue.js';
-import { Random, randomChain, Rig, type RigOptions } from './property-rig.js';
+import { randomChain, Rig, type RigOptions } from './property-rig.js';
+import { Random } from '../support/random.js';
 
 const test = suite('virtqueue wake-ups');
 
@@ -75,9 +76,9 @@ function run(options: RigOptions, seed: number): { kicks: number; calls: number 
             deviceAgent.awake = true;
           },
         );
-        if (room && random.chance(0.7)) return;
+        if (room && !random.chance(3)) return;
       }
-      if (random.chance(0.5)) this.todo.push(() => driver.disableCalls());
+      if (random.chance(2)) this.todo.push(() => driver.disableCalls());
       this.todo.push(() => {
         if (!driver.enableCalls()) this.awake = false;
       });
@@ -106,7 +107,7 @@ function run(options: RigOptions, seed: number): { kicks: number; calls: number 
         );
         return;
       }
-      if (random.chance(0.5)) this.todo.push(() => device.disableNotifications());
+      if (random.chance(2)) this.todo.push(() => device.disableNotifications());
       this.todo.push(() => {
         if (!device.enableNotifications()) this.awake = false;
       });

@@ -5,15 +5,8 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { ChainBatch } from '../../runtime/virtqueue/chain-batch.js';
-import {
-  type Buffer,
-  chainOf,
-  Random,
-  randomChain,
-  Rig,
-  type RigOptions,
-  writableBytes,
-} from './property-rig.js';
+import { type Buffer, chainOf, randomChain, Rig, type RigOptions, writableBytes } from './property-rig.js';
+import { Random } from '../support/random.js';
 
 const test = suite('virtqueue properties');
 
@@ -70,7 +63,7 @@ function exchange(options: RigOptions, seed: number, chains: number): void {
 
   const addSome = (): void => {
     for (let n = random.below(5); n >= 0 && added < chains; n--) {
-      const indirect = capacity > 0 && random.chance(0.5);
+      const indirect = capacity > 0 && random.chance(2);
       const buffers = randomChain(random, rig, indirect ? capacity : longest);
       const needed = indirect ? 1 : buffers.length;
       const free = driver.free;
@@ -85,7 +78,7 @@ function exchange(options: RigOptions, seed: number, chains: number): void {
       sent.push({ id, buffers });
       added++;
     }
-    if (random.chance(0.8)) driver.publish();
+    if (!random.chance(5)) driver.publish();
   };
 
   const takeSome = (): void => {
@@ -100,7 +93,7 @@ function exchange(options: RigOptions, seed: number, chains: number): void {
       atDevice.push(expected);
     }
     if (device.broken !== null) throw device.broken;
-    if (count === 0 || !random.chance(0.3)) return;
+    if (count === 0 || !random.chance(3)) return;
     // The batch form: everything of this drain at once.
     for (let row = 0; row < count; row++) {
       const chain = atDevice[atDevice.length - count + row]!;
@@ -120,7 +113,7 @@ function exchange(options: RigOptions, seed: number, chains: number): void {
       completed.set(chain!.id, written);
       finished.push(chain!.id);
     }
-    if (random.chance(0.8)) device.publish();
+    if (!random.chance(5)) device.publish();
   };
 
   const collectSome = (): void => {
@@ -137,7 +130,7 @@ function exchange(options: RigOptions, seed: number, chains: number): void {
   for (let step = 0; collected < chains; step++) {
     assert.ok(step < chains * 100, `stuck: ${collected} of ${chains} came back`);
     random.pick([addSome, takeSome, completeSome, collectSome])();
-    if (random.chance(0.05)) {
+    if (random.chance(20)) {
       driver.publish();
       device.publish();
     }
