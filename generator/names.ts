@@ -46,3 +46,19 @@ export function plural(name: string): string {
 export function macroName(text: string): string {
   return text.replace(/[^A-Za-z0-9]+/g, '_').toUpperCase();
 }
+
+/** Words that C or C++ keep for themselves, as far as a schema may use them. */
+const C_KEYWORDS = new Set(
+  (
+    'and auto bool case catch char class const continue default delete do double else enum explicit extern false float ' +
+    'for friend goto if inline int long mutable namespace new not operator or private protected public register return ' +
+    'short signed sizeof static struct switch template this throw true try typedef union unsigned using virtual void ' +
+    'volatile while xor'
+  ).split(' '),
+);
+
+/** A member of a C struct; a keyword gets a tail. */
+export function memberName(kebab: string): string {
+  const snake = snakeCase(kebab);
+  return C_KEYWORDS.has(snake) ? `${snake}_` : snake;
+}

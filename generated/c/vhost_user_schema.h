@@ -996,11 +996,11 @@ static_assert(offsetof(struct vu_net_header_outer_network, padding) == 2, "net-h
 
 /* What a command begins with. Its data follow, then one byte net-control-ack and the result. */
 struct vu_net_control_header {
-  uint8_t class;
+  uint8_t class_;
   uint8_t command;
 } __attribute__((packed));
 static_assert(sizeof(struct vu_net_control_header) == 2, "size of net-control-header");
-static_assert(offsetof(struct vu_net_control_header, class) == 0, "net-control-header.class");
+static_assert(offsetof(struct vu_net_control_header, class_) == 0, "net-control-header.class");
 static_assert(offsetof(struct vu_net_control_header, command) == 1, "net-control-header.command");
 
 /* An address of Ethernet. */

@@ -115,7 +115,8 @@ function checkCountAboveLimit(codec: AnyCodec, struct: Struct, field: Field, byt
   }
   if (counter.type.kind !== 'scalar') throw new Error('a counter is a scalar');
   const most = (1n << BigInt(8 * counter.size!)) - 1n;
-  for (const count of [BigInt(limitOf(field)!) + 1n, most]) {
+  const limit = BigInt(limitOf(field)!);
+  for (const count of [limit + 1n, most].filter((each) => each > limit && each <= most)) {
     // The count alone: a decoder that allocated by it, or read on, would say that bytes are missing.
     const head = bytes.slice(0, counter.offset! + counter.size!);
     head.set(scalarBytes(counter.type.type, count), counter.offset!);

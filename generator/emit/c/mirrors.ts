@@ -1,5 +1,5 @@
 import type { Field, Model, ScalarType, Struct } from '../../model/types.js';
-import { snakeCase } from '../../names.js';
+import { memberName, snakeCase } from '../../names.js';
 import { elementSize, type Lookup } from '../lookup.js';
 import { fold } from '../typescript/documentation.js';
 import { PREFIX } from './constants.js';
@@ -48,7 +48,7 @@ export function mirror(struct: Struct, lookup: Lookup): string {
     `static_assert(sizeof(struct ${name}) == ${fixedSize(struct)}, "size of ${struct.name}");`,
     ...fixed.map(
       (field) =>
-        `static_assert(offsetof(struct ${name}, ${snakeCase(field.name)}) == ${field.offset}, "${struct.name}.${field.name}");`,
+        `static_assert(offsetof(struct ${name}, ${memberName(field.name)}) == ${field.offset}, "${struct.name}.${field.name}");`,
     ),
   ];
   return `${lines.join('\n')}\n`;
@@ -76,12 +76,12 @@ function declaration(field: Field, lookup: Lookup): string {
         ? C_TYPE.u8
         : C_TYPE[type.type];
   const times = field.size! / elementSize(lookup, type)!;
-  return `${cType} ${snakeCase(field.name)}${field.count === null && type.kind !== 'bytes' ? '' : `[${times}]`}`;
+  return `${cType} ${memberName(field.name)}${field.count === null && type.kind !== 'bytes' ? '' : `[${times}]`}`;
 }
 
 function rest(struct: Struct): string {
   return struct.fields
     .slice(fixedFields(struct).length)
-    .map((field) => snakeCase(field.name))
+    .map((field) => memberName(field.name))
     .join(', ');
 }
