@@ -1,13 +1,14 @@
 import { type Lookup, scalarSize } from '../emit/lookup.js';
 import type { Enumeration, Field, LayoutsFile, Struct } from '../model/types.js';
 import { type Changes, pair } from './change.js';
-import { order, structShape } from './shape.js';
+import { order, type SameLayout, structShape } from './shape.js';
 
 /** Constants, enumerations, queues and structures, which are known by their names; members and fields by their place. */
 export function diffLayouts(
   before: LayoutsFile,
   after: LayoutsFile,
   lookups: { readonly before: Lookup; readonly after: Lookup },
+  sameLayout: SameLayout,
   changes: Changes,
 ): void {
   diffConstants(before, after, changes);
@@ -20,7 +21,7 @@ export function diffLayouts(
   const structs = pair(before.structs, after.structs, (each) => each.name);
   for (const [old, now] of structs.both) {
     if (structShape(lookups.before, old) !== structShape(lookups.after, now))
-      diffStruct(old, now, lookups, changes);
+      diffStruct(old, now, sameLayout, changes);
     else diffNames(old, now, changes);
     diffBounds(old, now, changes);
     changes.value(now.name, 'alignment', old.align, now.align, now.align > old.align);
@@ -75,12 +76,7 @@ function diffEnumeration(old: Enumeration, now: Enumeration, changes: Changes): 
 }
 
 /** Fields of a structure whose bytes changed, each by its place. */
-function diffStruct(
-  old: Struct,
-  now: Struct,
-  lookups: { readonly before: Lookup; readonly after: Lookup },
-  changes: Changes,
-): void {
+function diffStruct(old: Struct, now: Struct, sameLayout: SameLayout, changes: Changes): void {
   changes.value(now.name, 'the byte order', order(old), order(now));
   changes.value(
     now.name,
@@ -92,16 +88,12 @@ function diffStruct(
   for (const [before, after] of both) {
     const place = `${now.name}.${after.name}`;
     changes.value(place, 'the offset', before.offset ?? before.offsetOf, after.offset ?? after.offsetOf);
-    changes.value(place, 'the type', typeText(before), typeText(after));
+    const isSame =
+      before.type.kind === 'struct' && after.type.kind === 'struct' && sameLayout(before.type, after.type);
+    changes.value(place, 'the type', typeText(before), typeText(after), !isSame);
     changes.value(place, 'the number', countText(before), countText(after));
     changes.value(place, 'the constant', before.mustBe, after.mustBe, after.mustBe !== null);
     changes.value(place, 'ignored', before.ignored, after.ignored, after.ignored);
-    if (before.type.kind === 'struct' && after.type.kind === 'struct') {
-      const shape = structShape(lookups.before, lookups.before.struct(before.type));
-      if (shape !== structShape(lookups.after, lookups.after.struct(after.type))) {
-        changes.breaking(place, `the layout of ${after.type.name} changed`);
-      }
-    }
   }
   for (const field of removed) {
     if (!field.ignored) changes.breaking(`${now.name}.${field.name}`, 'the field was removed');

@@ -8,12 +8,13 @@ import type {
   Request,
 } from '../model/types.js';
 import { type Changes, newIn, pair } from './change.js';
+import type { SameLayout } from './shape.js';
 
-/** Requests are known on the wire by their id. `shapeOf` tells layouts apart by their bytes, not by their names. */
+/** Requests are known on the wire by their id. `sameLayout` tells layouts apart. */
 export function diffMessages(
   before: MessagesFile,
   after: MessagesFile,
-  shapeOf: { readonly before: (layout: LayoutRef) => string; readonly after: (layout: LayoutRef) => string },
+  sameLayout: SameLayout,
   changes: Changes,
 ): void {
   changes.value('direction', 'the direction', before.direction, after.direction);
@@ -31,16 +32,14 @@ export function diffMessages(
   for (const [old, now] of both) {
     changes.value(now.name, 'the specification name', old.specName, now.specName, false);
     changes.value(now.name, 'the name', old.name, now.name, false);
-    const payload = (layout: LayoutRef | null, shape: (layout: LayoutRef) => string) =>
-      layout && shape(layout);
-    if (payload(old.payload, shapeOf.before) !== payload(now.payload, shapeOf.after)) {
+    if (!sameLayout(old.payload, now.payload)) {
       changes.breaking(
         now.name,
         `the payload was ${layoutName(old.payload)}, is ${layoutName(now.payload)}, laid out otherwise`,
       );
     }
     diffFds(old.fds, now.fds, now.name, changes);
-    diffReply(old, now, shapeOf, changes);
+    diffReply(old, now, sameLayout, changes);
     diffGate(old.gate, now.gate, now.name, changes);
   }
 }
@@ -54,21 +53,26 @@ function diffFds(old: Fds, now: Fds, name: string, changes: Changes): void {
   changes.value(name, 'tolerated fds', old.tolerated, now.tolerated, now.tolerated < old.tolerated);
 }
 
-function diffReply(
-  old: Request,
-  now: Request,
-  shapeOf: Parameters<typeof diffMessages>[2],
-  changes: Changes,
-): void {
-  const plain = (rule: PlainReply, shape: (layout: LayoutRef) => string) =>
-    rule.kind === 'ack' ? rule : { ...rule, payload: rule.payload && shape(rule.payload) };
-  const whole = ({ reply }: Request, shape: (layout: LayoutRef) => string) =>
-    JSON.stringify([
-      plain(reply, shape),
-      reply.when && [reply.when.protocol.map(bitOf), reply.when.state, plain(reply.when.then, shape)],
-    ]);
-  if (whole(old, shapeOf.before) !== whole(now, shapeOf.after))
-    changes.breaking(now.name, 'the reply rule changed');
+function diffReply({ reply: old }: Request, now: Request, sameLayout: SameLayout, changes: Changes): void {
+  const { reply } = now;
+  const condition = (rule: Request['reply']) =>
+    JSON.stringify([rule.when?.protocol.map(bitOf), rule.when?.state]);
+  const same =
+    samePlainReply(old, reply, sameLayout) &&
+    condition(old) === condition(reply) &&
+    (old.when === null || reply.when === null || samePlainReply(old.when.then, reply.when.then, sameLayout));
+  if (!same) changes.breaking(now.name, 'the reply rule changed');
+}
+
+function samePlainReply(old: PlainReply, now: PlainReply, sameLayout: SameLayout): boolean {
+  if (old.kind === 'ack' || now.kind === 'ack') return old.kind === now.kind;
+  return (
+    sameLayout(old.payload, now.payload) &&
+    old.fds === now.fds &&
+    old.fdRole === now.fdRole &&
+    old.empty === now.empty &&
+    old.confirmed === now.confirmed
+  );
 }
 
 function diffGate(old: GateMasks, now: GateMasks, name: string, changes: Changes): void {

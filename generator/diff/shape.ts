@@ -1,10 +1,20 @@
 import { type Lookup, lookupOf } from '../emit/lookup.js';
 import type { Field, LayoutRef, Model, Struct } from '../model/types.js';
 
-/** The bytes of a layout as a text: two layouts with one shape cannot be told apart on the wire. */
-export function shapesOf(model: Model): (layout: LayoutRef) => string {
-  const lookup = lookupOf(model);
-  return (layout) => (layout.kind === 'scalar' ? layout.type : structShape(lookup, lookup.struct(layout)));
+/** Tells whether a layout of one model is on the wire what a layout of another is. */
+export type SameLayout = (before: LayoutRef | null, after: LayoutRef | null) => boolean;
+
+/** A structure of one name is taken as the same: what changed inside it is reported of itself, once. */
+export function layoutComparison(before: Model, after: Model): SameLayout {
+  const lookups = { before: lookupOf(before), after: lookupOf(after) };
+  const shape = (lookup: Lookup, layout: LayoutRef) =>
+    layout.kind === 'scalar' ? layout.type : structShape(lookup, lookup.struct(layout));
+  return (old, now) => {
+    if (old === null || now === null) return old === now;
+    if (old.kind === 'struct' && now.kind === 'struct' && old.file === now.file && old.name === now.name)
+      return true;
+    return shape(lookups.before, old) === shape(lookups.after, now);
+  };
 }
 
 /** Shape of a structure: order of bytes and every field in turn, without names. */
