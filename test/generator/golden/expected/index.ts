@@ -6,3 +6,4 @@ export * from './toy/layouts.js';
 export * from './toy/options.js';
 export * from './toy/requests.js';
 export * from './toy/speed.js';
+export * from '../runtime/wire/index.js';

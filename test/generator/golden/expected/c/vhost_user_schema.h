@@ -53,14 +53,14 @@ static_assert(offsetof(struct vu_toy_part, padding) == 7, "toy-part.padding");
 struct vu_toy_box {
   uint16_t version;
   uint16_t num_parts;
-  int32_t default;
+  int32_t default_;
   uint64_t marks;
   uint16_t corners[4];
 } __attribute__((packed));
 static_assert(sizeof(struct vu_toy_box) == 24, "size of toy-box");
 static_assert(offsetof(struct vu_toy_box, version) == 0, "toy-box.version");
 static_assert(offsetof(struct vu_toy_box, num_parts) == 2, "toy-box.num-parts");
-static_assert(offsetof(struct vu_toy_box, default) == 4, "toy-box.default");
+static_assert(offsetof(struct vu_toy_box, default_) == 4, "toy-box.default");
 static_assert(offsetof(struct vu_toy_box, marks) == 8, "toy-box.marks");
 static_assert(offsetof(struct vu_toy_box, corners) == 16, "toy-box.corners");
 
