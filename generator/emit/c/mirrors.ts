@@ -1,7 +1,7 @@
 import type { Field, Model, ScalarType, Struct } from '../../model/types.js';
 import { memberName, snakeCase } from '../../names.js';
 import { elementSize, type Lookup } from '../lookup.js';
-import { fold } from '../typescript/documentation.js';
+import { fold } from '../fold.js';
 import { PREFIX } from './constants.js';
 
 const C_TYPE: Readonly<Record<ScalarType, string>> = {

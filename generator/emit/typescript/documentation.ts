@@ -1,5 +1,6 @@
 import type { Item } from '../../model/types.js';
 import { snakeCase } from '../../names.js';
+import { fold } from '../fold.js';
 
 const WIDTH = 100;
 
@@ -29,22 +30,6 @@ export function comment(paragraphs: readonly (string | null)[]): string {
     .flatMap((paragraph) => paragraph!.split('\n'))
     .map((paragraph) => fold(paragraph, WIDTH))
     .join('\n');
-}
-
-/** Folds a paragraph at spaces; a `*` + `/` in it cannot end the comment. */
-export function fold(text: string, width: number): string {
-  const lines: string[] = [];
-  let line = '';
-  for (const word of text.replaceAll('*/', '*\\/').split(/\s+/).filter(Boolean)) {
-    if (line !== '' && line.length + 1 + word.length > width) {
-      lines.push(line);
-      line = word;
-    } else {
-      line = line === '' ? word : `${line} ${word}`;
-    }
-  }
-  lines.push(line);
-  return lines.join('\n');
 }
 
 /** Writes the comment where structures cannot: inside object literals and above statements written by hand. */
