@@ -406,6 +406,14 @@ test('packed 24: length of an indirect table; NEXT inside ignored, only WRITE ho
   ]);
 });
 
+test('packed 24: a table in a table is rejected even where the inner one is good', () => {
+  const rig = packedRig();
+  rig.guest.write(DATA + 0x5000, packedTable([readable(), writable()]));
+  rig.guest.write(DATA + 0x4000, packedTable([{ address: DATA + 0x5000, length: 32, flags: INDIRECT }]));
+  rig.ring.offer(0, [{ address: DATA + 0x4000, length: 16, flags: INDIRECT }]);
+  breaks(rig, 'ERR_VIRTQ_INDIRECT');
+});
+
 test('packed 25: INDIRECT with NEXT is rejected, WRITE on the pointer ignored', () => {
   assert.is(tableVerdict([readable()], { flags: INDIRECT | NEXT }), 'ERR_VIRTQ_INDIRECT');
   assert.is(tableVerdict([readable()], { flags: INDIRECT | WRITE }), null);

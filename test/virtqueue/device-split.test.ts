@@ -505,6 +505,12 @@ test('packed 24, split: length of an indirect table, tables in tables, links tha
   assert.is(tableVerdict([{ ...writable(), flags: WRITE | NEXT, next: 1 }, readable()]), 'ERR_VIRTQ_ORDER');
 });
 
+test('C1: what lies behind an indirect table is not part of it', () => {
+  const entry = { ...writable(), flags: WRITE | NEXT, next: 1 };
+  const code = tableVerdict([entry, writable(16, 0x100)], { length: 16 });
+  assert.is(code, 'ERR_VIRTQ_INDIRECT');
+});
+
 test('a table in a table is refused even where the outer one looks like the ring', () => {
   // As many entries as the ring has descriptors, at the start of a window.
   const regions = [
