@@ -72,6 +72,9 @@ export class LinuxSocketStream implements SocketStream {
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    // One poll may report both directions: the second must not reach whoever closed in the first.
+    this.#readable = null;
+    this.#writable = null;
     this.#addon.closeWatch(this.#watch);
     this.#addon.fdClose(this.fd);
   }

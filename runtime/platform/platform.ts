@@ -142,7 +142,8 @@ export const BlockOperation = {
 /**
  * Asynchronous, zero-copy I/O between windows and a file. Operations are queued and then submitted together; each ends
  * exactly once. `result` is bytes moved (0 for flush, discard and zeroes), or a negative errno. Reads and writes are
- * retried inside until whole, so a short result means the end of the file.
+ * retried inside until whole, so a short result means the end of the file. A segment outside its window ends its operation with
+ * -EFAULT.
  */
 export interface BlockFile extends Disposable {
   /** Bytes, as the file is now. */

@@ -3,7 +3,7 @@ import { type BlockFile, BlockOperation } from '../platform.js';
 import { systemError } from './fd-table.js';
 import type { FakeWindows } from './memory.js';
 
-const errnoOf = { EIO: 5, EBADF: 9, EAGAIN: 11, EINVAL: 22, ENOSPC: 28, EOPNOTSUPP: 95 } as const;
+const errnoOf = { EIO: 5, EBADF: 9, EAGAIN: 11, EFAULT: 14, EINVAL: 22, ENOSPC: 28, EOPNOTSUPP: 95 } as const;
 export type FakeErrno = keyof typeof errnoOf;
 
 export type BlockOperationName = keyof typeof BlockOperation;
@@ -82,6 +82,8 @@ export class FakeImage {
 interface Queued extends FakeOperation {
   /** (window, offset, length) of each segment. */
   readonly segments: readonly [number, number, number][];
+  /** A segment does not lie in a window; nothing is moved. */
+  readonly outside: boolean;
 }
 
 const names = Object.keys(BlockOperation) as BlockOperationName[];
@@ -143,20 +145,25 @@ export class FakeBlockFile implements BlockFile {
     for (let i = 0; i < segmentCount; i++) {
       const at = (firstSegment + i) * 4;
       const row: [number, number, number] = [segments[at]!, segments[at + 1]!, segments[at + 2]!];
-      if (this.#windows.range(...row) === null) {
-        throw new PlatformError('ERR_PLATFORM_ARGUMENT', `queue: segment ${i} lies outside its window`);
-      }
       rows.push(row);
     }
-    for (const [window] of rows) this.#windows.busy[window]!++;
+    const outside = rows.some((row) => this.#windows.range(...row) === null);
+    if (!outside) for (const [window] of rows) this.#windows.busy[window]!++;
     const moved = rows.reduce((sum, row) => sum + row[2], 0);
-    this.#queued.push({ name, token, position, length: segmentCount === 0 ? length : moved, segments: rows });
+    this.#queued.push({
+      name,
+      token,
+      position,
+      length: segmentCount === 0 ? length : moved,
+      segments: outside ? [] : rows,
+      outside,
+    });
   }
 
   submit(): number {
     const ended: [number, number][] = [];
     for (const operation of this.#queued.splice(0)) {
-      if (!this.#image.stalled && this.#image.endsAtOnce(operation))
+      if (operation.outside || (!this.#image.stalled && this.#image.endsAtOnce(operation)))
         ended.push([operation.token, this.#end(operation)]);
       else this.#waiting.push(operation);
     }
@@ -240,7 +247,8 @@ export class FakeBlockFile implements BlockFile {
     }
   }
 
-  #refusal({ name, position, length }: Queued): FakeErrno | null {
+  #refusal({ name, position, length, outside }: Queued): FakeErrno | null {
+    if (outside) return 'EFAULT';
     if (name === 'read' || name === 'flush') return null;
     if (this.readOnly) return 'EBADF';
     if (position + length > this.#image.bytes.byteLength) return 'ENOSPC';

@@ -26,6 +26,7 @@ export class StreamEnd extends Description {
   #inboxBytes = 0;
   #peerClosed = false;
   #reset = false;
+  #refused = false;
 
   private constructor(behaviour: SocketBehaviour) {
     super();
@@ -90,10 +91,16 @@ export class StreamEnd extends Description {
     return part.byteLength;
   }
 
+  /** The listener closes before this end was accepted: the kernel resets the one who waits. */
+  refuse(): void {
+    this.#refused = true;
+    this.drop();
+  }
+
   protected override ended(): void {
     const peer = this.peer!;
     peer.#peerClosed = true;
-    peer.#reset = this.#inbox.length > 0;
+    peer.#reset = this.#refused || this.#inbox.length > 0;
     for (const { fds } of this.#inbox.splice(0)) for (const description of fds) description.drop();
     this.#inboxBytes = 0;
     peer.onChange?.();
@@ -114,7 +121,7 @@ export class ListenerEnd extends Description {
 
   protected override ended(): void {
     this.#unbind();
-    for (const end of this.backlog.splice(0)) end.drop();
+    for (const end of this.backlog.splice(0)) end.refuse();
   }
 }
 
