@@ -136,8 +136,9 @@ async function measure(
   const rates = new Map<Contender, number[]>(contenders.map((each) => [each, []]));
   const cpu = new Map<Contender, number>(contenders.map((each) => [each, 0]));
   for (let round = 0; round < rounds; round++) {
-    // Whoever goes first changes from round to round.
+    // Everyone's turn to go first, and everyone's to follow everyone: what one leaves behind, e.g. dirty pages, hits all.
     const order = contenders.map((_, i) => contenders[(i + round) % contenders.length]!);
+    if (round % 2 === 1) order.reverse();
     for (const contender of order) {
       const before = contender.backend.cpuSeconds();
       const result = await run(contender.disk, requests.get(contender)!);
