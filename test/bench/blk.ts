@@ -3,7 +3,7 @@
  * driven by the same front-end in this process, in alternation. Each round gives one ratio; machines that are shared slow
  * both down. Processor time a request is steadier than throughput and stands beside it.
  */
-import { mkdtempSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { closeSync, fsyncSync, mkdtempSync, openSync, rmSync, statfsSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
@@ -16,6 +16,7 @@ const BLOCK_BYTES = 4096;
 const DEPTHS = [1, 32, 128] as const;
 const OPERATIONS = ['read', 'write'] as const;
 const MEDIA = ['null', 'tmpfs', 'page cache'] as const;
+const NAMES = ['split', 'packed', 'qsd'] as const;
 const TMPFS_MAGIC = 0x01021994;
 /** What is to be reached: tmpfs reads at depth 32. */
 const TARGET = 1.5;
@@ -25,7 +26,7 @@ type Operation = (typeof OPERATIONS)[number];
 
 /** A back-end with a driver on it, and what it has done in the current measurement. */
 interface Contender {
-  readonly name: 'split' | 'packed' | 'qsd';
+  readonly name: (typeof NAMES)[number];
   readonly backend: BackendProcess;
   readonly driver: MockDriver;
   readonly disk: BlockClient;
@@ -87,7 +88,8 @@ async function measureMedium(medium: Medium, settings: Settings): Promise<Row[]>
   const folder = mkdtempSync(join(folderFor(medium), 'vhost-user-bench-'));
   const contenders: Contender[] = [];
   try {
-    for (const name of ['split', 'packed', 'qsd'] as const) {
+    if (medium !== 'null') makeImages(folder, settings.diskBytes);
+    for (const name of NAMES) {
       const backend = await startBackend(name, medium, folder, settings.diskBytes);
       const driver = await MockDriver.start({
         platform: createLinuxPlatform(),
@@ -160,6 +162,24 @@ async function measure(
   };
 }
 
+/**
+ * Real pages, not holes, in the page cache from the start, and on the medium: a file that was just written is quicker to
+ * write to than one whose blocks are allocated and clean, so all of them must be the latter.
+ */
+function makeImages(folder: string, diskBytes: number): void {
+  const content = Buffer.alloc(diskBytes, 0x5a);
+  for (const name of NAMES) {
+    const fd = openSync(imagePath(folder, name), 'w');
+    writeSync(fd, content);
+    fsyncSync(fd);
+    closeSync(fd);
+  }
+}
+
+function imagePath(folder: string, name: Contender['name']): string {
+  return join(folder, `${name}.img`);
+}
+
 async function startBackend(
   name: Contender['name'],
   medium: Medium,
@@ -167,10 +187,8 @@ async function startBackend(
   diskBytes: number,
 ): Promise<BackendProcess> {
   const socket = join(folder, `${name}.sock`);
-  const image = join(folder, `${name}.img`);
+  const image = imagePath(folder, name);
   const built = join(repositoryRoot(), 'build');
-  // Real pages, not holes: they are in the page cache from the start.
-  if (medium !== 'null') writeFileSync(image, Buffer.alloc(diskBytes, 0x5a));
   if (name === 'qsd') {
     const blockdev =
       medium === 'null'
