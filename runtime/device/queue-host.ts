@@ -139,7 +139,8 @@ export class QueueHost implements DeviceQueue, LoopQueue {
    */
   detach(released: () => void): void {
     this.#end();
-    this.#abandoned = this.#virtqueue.inFlight;
+    // Completions held back for the sake of their order have come; they do not come again.
+    this.#abandoned = this.#virtqueue.withDevice;
     this.#detached = released;
     if (this.#abandoned === 0) released();
     this.#stopped?.(this.#virtqueue.state());

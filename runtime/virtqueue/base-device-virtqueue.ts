@@ -91,6 +91,10 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     return this.chainsInFlight;
   }
 
+  get withDevice(): number {
+    return this.chainsInFlight - (this.order?.held ?? 0);
+  }
+
   get broken(): VirtqueueError | null {
     return this.#broken;
   }

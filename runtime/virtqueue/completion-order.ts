@@ -12,6 +12,7 @@ export class CompletionOrder {
   readonly #written: Uint32Array;
   #first = 0;
   #count = 0;
+  #held = 0;
 
   constructor(size: number) {
     this.#taken = new Uint16Array(size);
@@ -30,9 +31,15 @@ export class CompletionOrder {
     return this.#done[handle] === 1;
   }
 
+  /** Chains that the device has completed and that wait for their predecessors. */
+  get held(): number {
+    return this.#held;
+  }
+
   /** A chain was completed. */
   finish(handle: number, written: number): void {
     this.#done[handle] = 1;
+    this.#held++;
     this.#written[handle] = written;
   }
 
@@ -49,6 +56,7 @@ export class CompletionOrder {
     this.#first = (this.#first + 1) % this.#taken.length;
     this.#count--;
     this.#done[handle] = 0;
+    this.#held--;
     return this.#written[handle]!;
   }
 }

@@ -13,6 +13,8 @@ export interface DeviceVirtqueue {
   readonly size: number;
   /** Chains drained and not completed yet. Never above `size`. */
   readonly inFlight: number;
+  /** Those of them that the device has not completed; fewer only while IN_ORDER holds completions back. */
+  readonly withDevice: number;
   readonly broken: VirtqueueError | null;
   readonly counters: QueueCounters;
 
