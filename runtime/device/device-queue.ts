@@ -14,6 +14,8 @@ export interface DeviceQueue {
   readonly u8: readonly Uint8Array[];
   readonly u32: readonly Uint32Array[];
   readonly inFlight: number;
+  /** False while the driver has the queue disabled: it gives no chains then. */
+  readonly enabled: boolean;
   readonly counters: QueueCounters;
 
   /** Takes up to `max` chains into `batch`; 0 when there are none, the queue is stopping, or it broke. */

@@ -173,6 +173,10 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     return this.#detached === null ? this.#virtqueue.inFlight : this.#abandoned;
   }
 
+  get enabled(): boolean {
+    return this.#enabled && !this.#ended;
+  }
+
   drain(batch: ChainBatch, max: number): number {
     if (!this.#open) {
       batch.count = 0;
@@ -211,6 +215,8 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     if (this.#detached !== null || this.#stayClosed || this.#virtqueue.broken !== null) return;
     this.#virtqueue.publish();
     if (this.#virtqueue.needsCall()) this.#options.call();
+    // What is taken outside of a turn (receive buffers for packets that came) is bounded from one commit to the next.
+    if (!this.#inTurn) this.#budget = TURN_BUDGET;
   }
 
   resume(): void {

@@ -30,6 +30,10 @@ export interface VirtioDevice {
   serveQueue(queue: DeviceQueue): void;
   /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */
   stopQueue?(queue: DeviceQueue): void;
+  /** Network devices: has the network learn that the address `mac`, six bytes, is here now (SEND_RARP). */
+  announce?(mac: Uint8Array): void;
+  /** Network devices: the front-end sets the MTU (NET_SET_MTU). Returns false to refuse. */
+  setMtu?(mtu: number): boolean;
   /** Back to the state before the driver came: RESET_DEVICE, status 0 or the end of a connection. */
   reset?(): void;
 }

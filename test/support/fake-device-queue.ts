@@ -62,6 +62,7 @@ export class FakeDeviceQueue implements DeviceQueue {
   readonly completed: OfferedChain[] = [];
   resumes = 0;
   failure: unknown = null;
+  enabled = true;
   /** As after GET_VRING_BASE. */
   stopped = false;
   readonly #mappings: readonly Mapping[];
