@@ -48,6 +48,21 @@ const TABLE: Record<string, readonly string[]> = {
     'generated/virtio/device-ids',
     'node',
   ],
+  'runtime/devices/net': [
+    'runtime/device',
+    'runtime/wire',
+    'runtime/errors',
+    'generated/virtio/devices/net',
+    'generated/virtio/device-ids',
+    'generated/virtio/features',
+  ],
+  'runtime/backings/ports': [
+    'runtime/platform/platform',
+    'runtime/errors',
+    'runtime/devices/net/port',
+    'runtime/devices/net/offloads',
+    'node',
+  ],
   'runtime/backings': ['runtime/platform/platform', 'runtime/errors', 'runtime/devices/blk/backing', 'node'],
   'runtime/testing': [
     'runtime/memory',

@@ -1,0 +1,45 @@
+import { OFFLOADS } from '../../devices/net/offloads.js';
+import {
+  ALL_ROWS,
+  type NetPort,
+  type PacketBurst,
+  type PacketMemory,
+  type PacketReceiver,
+} from '../../devices/net/port.js';
+
+/** Gives every packet back as it came, on the pair on which it came. Sending stops while the driver has no buffers. */
+export class EchoPort implements NetPort {
+  readonly memory: PacketMemory;
+  readonly offloads = OFFLOADS.sent | OFFLOADS.received;
+  readonly pairs = 128;
+  readonly up = true;
+  #receiver: PacketReceiver | null = null;
+  /** By pair: whether it waits to send. */
+  readonly #blocked: boolean[] = [];
+
+  constructor(memory: PacketMemory) {
+    this.memory = memory;
+  }
+
+  connect(receiver: PacketReceiver): void {
+    this.#receiver = receiver;
+  }
+
+  transmit(burst: PacketBurst, first: number, count: number, pair: number): number {
+    const receiver = this.#receiver!;
+    while (first < count) {
+      const step = Math.min(count - first, receiver.room(pair));
+      if (step === 0) break;
+      receiver.deliver(burst, first === 0 ? ALL_ROWS : ALL_ROWS.subarray(first), step, pair);
+      first += step;
+    }
+    this.#blocked[pair] = first < count;
+    return first;
+  }
+
+  receiveReady(pair: number): void {
+    if (this.#blocked[pair]) this.#receiver!.transmitReady(pair);
+  }
+
+  close(): void {}
+}

@@ -1,0 +1,108 @@
+import {
+  ALL_ROWS,
+  type NetPort,
+  PACKET_STRIDE,
+  PacketBurst,
+  PacketColumn,
+  type PacketMemory,
+  type PacketReceiver,
+  type PacketRegion,
+} from '../../devices/net/port.js';
+
+export interface SourceOptions {
+  /** Bytes of each packet, 60 to 1514; 60 when absent. */
+  readonly length?: number;
+  /** Packets of one burst; 64 when absent. */
+  readonly burst?: number;
+  /** Packets after which it stops; endless when absent. */
+  readonly limit?: number;
+  /** Destination of the packets, six bytes; everybody when absent. */
+  readonly destination?: Uint8Array;
+}
+
+/** An EtherType that is set aside for experiments (IEEE 802, local experimental 1). */
+const ETHERTYPE = 0x88b5;
+
+/**
+ * Gives packets as fast as the driver takes them, a burst a turn of the loop, and drops what the driver sends: for measuring.
+ * Bytes 14 to 17 of a packet count the packets (little-endian).
+ */
+export class SourcePort implements NetPort {
+  readonly memory: PacketMemory;
+  readonly offloads = 0n;
+  readonly pairs = 128;
+  readonly up = true;
+  /** Packets given so far. */
+  given = 0;
+  readonly #region: PacketRegion;
+  readonly #burst: PacketBurst;
+  readonly #slot: number;
+  readonly #limit: number;
+  readonly #active = new Set<number>();
+  #receiver: PacketReceiver | null = null;
+  #immediate: NodeJS.Immediate | null = null;
+
+  constructor(memory: PacketMemory, options: SourceOptions = {}) {
+    const length = Math.min(1514, Math.max(60, options.length ?? 60));
+    const count = Math.min(256, Math.max(1, options.burst ?? 64));
+    this.memory = memory;
+    this.#limit = options.limit ?? Infinity;
+    this.#slot = (length + 15) & -16;
+    this.#region = memory.allocate(count * this.#slot);
+    this.#burst = new PacketBurst(count, new Int32Array(count * 4));
+    this.#burst.count = count;
+    const bytes = memory.u8[this.#region.window]!;
+    for (let row = 0; row < count; row++) {
+      const offset = row * this.#slot;
+      bytes.set(options.destination ?? new Uint8Array(6).fill(0xff), offset);
+      bytes.set([0x02, 0, 0, 0, 0, 0x01, ETHERTYPE >> 8, ETHERTYPE & 0xff], offset + 6);
+      this.#burst.packets[row * PACKET_STRIDE + PacketColumn.firstSegment] = row;
+      this.#burst.packets[row * PACKET_STRIDE + PacketColumn.segments] = 1;
+      this.#burst.packets[row * PACKET_STRIDE + PacketColumn.length] = length;
+      this.#burst.segments.set([this.#region.window, offset, length], row * 4);
+    }
+  }
+
+  connect(receiver: PacketReceiver): void {
+    this.#receiver = receiver;
+  }
+
+  transmit(_burst: PacketBurst, _first: number, count: number): number {
+    return count;
+  }
+
+  receiveReady(pair: number): void {
+    this.#active.add(pair);
+    this.#immediate ??= setImmediate(this.#give);
+  }
+
+  close(): void {
+    if (this.#immediate !== null) clearImmediate(this.#immediate);
+    this.#active.clear();
+    this.#region.release();
+  }
+
+  readonly #give = (): void => {
+    this.#immediate = null;
+    const bytes = this.memory.u8[this.#region.window]!;
+    for (const pair of this.#active) {
+      const room = this.#receiver!.waiting(pair) === 0 ? this.#burst.count : 0;
+      const count = Math.min(room, this.#limit - this.given);
+      // receiveReady is called again when there are buffers.
+      if (count <= 0) {
+        this.#active.delete(pair);
+        continue;
+      }
+      for (let row = 0; row < count; row++) {
+        const at = row * this.#slot + 14;
+        const number = this.given++;
+        bytes[at] = number;
+        bytes[at + 1] = number >>> 8;
+        bytes[at + 2] = number >>> 16;
+        bytes[at + 3] = number >>> 24;
+      }
+      this.#receiver!.deliver(this.#burst, ALL_ROWS, count, pair);
+    }
+    if (this.#active.size > 0) this.#immediate = setImmediate(this.#give);
+  };
+}

@@ -1,0 +1,149 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { suite } from 'uvu';
+import * as assert from 'uvu/assert';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+import { EchoPort } from '../../../runtime/backings/ports/echo.js';
+import { PlatformPacketMemory } from '../../../runtime/backings/ports/packet-memory.js';
+import { PcapPort } from '../../../runtime/backings/ports/pcap.js';
+import { SinkPort } from '../../../runtime/backings/ports/sink.js';
+import { SourcePort } from '../../../runtime/backings/ports/source.js';
+import { NetDevice, type NetPort, type PacketMemory } from '../../../runtime/devices/net/index.js';
+import { createFakePlatform } from '../../../runtime/platform/fake.js';
+import { frame } from '../../devices/net/harness.js';
+import { FakeDeviceQueue } from '../../support/fake-device-queue.js';
+
+const test = suite('ports of a network card');
+
+class Station {
+  readonly device: NetDevice;
+  readonly receive: FakeDeviceQueue;
+  readonly transmit: FakeDeviceQueue;
+
+  constructor(makePort: (memory: PacketMemory) => NetPort) {
+    const platform = createFakePlatform();
+    this.device = new NetDevice(makePort(new PlatformPacketMemory(platform)));
+    this.receive = new FakeDeviceQueue(platform, { index: 0 });
+    this.transmit = new FakeDeviceQueue(platform, { index: 1 });
+    for (const queue of [this.receive, this.transmit]) {
+      queue.features = VirtioFeature.version1;
+      this.device.startQueue(queue);
+    }
+  }
+
+  send(bytes: Uint8Array): void {
+    this.transmit.offer([new Uint8Array(12), bytes.subarray(0, 20), bytes.subarray(20)], []);
+  }
+
+  serve(queue: FakeDeviceQueue): void {
+    this.device.serveQueue(queue);
+  }
+
+  get received(): Uint8Array[] {
+    return this.receive.completed.map((chain) => chain.answer.subarray(12, chain.written!));
+  }
+}
+
+test('sink takes everything', () => {
+  const station = new Station((memory) => new SinkPort(memory));
+  for (let i = 0; i < 300; i++) station.send(frame(60, i));
+  station.serve(station.transmit);
+  assert.is(station.transmit.completed.length, 300);
+  assert.is(station.device.counters.transmitted, 300);
+});
+
+test('echo gives back what was sent, and sends no more while the driver has no buffers', () => {
+  const station = new Station((memory) => new EchoPort(memory));
+  for (let i = 0; i < 5; i++) station.receive.offer([], [1526]);
+  const sent = Array.from({ length: 2000 }, (_, i) => frame(60 + (i % 50), i));
+  for (const bytes of sent) station.send(bytes);
+  station.serve(station.transmit);
+  assert.equal(station.received, sent.slice(0, 5));
+  assert.ok(station.transmit.completed.length < 2000);
+  while (station.receive.completed.length < 2000) {
+    for (let i = 0; i < 100; i++) station.receive.offer([], [1526]);
+    const before = station.receive.completed.length;
+    station.serve(station.receive);
+    if (station.transmit.resumes > 0) station.serve(station.transmit);
+    assert.ok(station.receive.completed.length > before);
+  }
+  assert.equal(station.received, sent);
+  assert.is(station.device.counters.receiveOverrun, 0, 'nothing is lost');
+  assert.is(station.transmit.inFlight, 0);
+});
+
+test('source gives packets as long as there are buffers, up to its limit', async () => {
+  let port: SourcePort | undefined;
+  const station = new Station((memory) => (port = new SourcePort(memory, { length: 100, limit: 1000 })));
+  let buffers = 0;
+  while (port!.given < 1000 || station.device.waiting(0) > 0) {
+    for (let i = 0; i < 150; i++, buffers++) station.receive.offer([], [1526]);
+    station.serve(station.receive);
+    for (let i = 0; i < 20; i++) await new Promise(setImmediate);
+    assert.ok(station.device.counters.receiveOverrun === 0);
+    assert.ok(station.receive.completed.length >= Math.min(buffers, 1000));
+  }
+  assert.equal(
+    station.received.map((bytes) => bytes[14]! | (bytes[15]! << 8)),
+    Array.from({ length: 1000 }, (_, i) => i),
+  );
+  assert.ok(station.received.every((bytes) => bytes.byteLength === 100));
+  station.send(frame(60));
+  station.serve(station.transmit);
+  assert.is(station.transmit.completed.length, 1);
+  port!.close();
+});
+
+test('source rests while nobody receives', async () => {
+  let port: SourcePort | undefined;
+  const station = new Station((memory) => (port = new SourcePort(memory)));
+  station.device.stopQueue(station.receive);
+  for (let i = 0; i < 20; i++) await new Promise(setImmediate);
+  const { given } = port!;
+  for (let i = 0; i < 20; i++) await new Promise(setImmediate);
+  assert.is(port!.given, given);
+  assert.is(station.device.counters.receiveUnwanted, 0);
+  port!.close();
+});
+
+test('pcap records packets as on a wire', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'pcap-'));
+  try {
+    const path = join(folder, 'packets.pcap');
+    let port: PcapPort | undefined;
+    const station = new Station((memory) => (port = new PcapPort(memory, path, () => 1_700_000_000_123.456)));
+    const sent = Array.from({ length: 300 }, (_, i) => frame(60 + i * 4, i));
+    for (const bytes of sent) station.send(bytes);
+    station.serve(station.transmit);
+    assert.is(port!.offloads, 0n);
+    port!.close();
+
+    const file = readFileSync(path);
+    assert.equal(
+      [file.readUInt32LE(0), file.readUInt16LE(4), file.readUInt16LE(6), file.readUInt32LE(20)],
+      [0xa1b2c3d4, 2, 4, 1],
+    );
+    let at = 24;
+    for (const bytes of sent) {
+      assert.equal([file.readUInt32LE(at), file.readUInt32LE(at + 4)], [1_700_000_000, 123_456]);
+      assert.equal(
+        [file.readUInt32LE(at + 8), file.readUInt32LE(at + 12)],
+        [bytes.byteLength, bytes.byteLength],
+      );
+      assert.equal(Uint8Array.from(file.subarray(at + 16, at + 16 + bytes.byteLength)), bytes);
+      at += 16 + bytes.byteLength;
+    }
+    assert.is(at, file.byteLength);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('pcap says at once when it cannot write', () => {
+  const memory = new PlatformPacketMemory(createFakePlatform());
+  assert.throws(() => new PcapPort(memory, '/dev/full'), /ENOSPC/);
+  assert.throws(() => new PcapPort(memory, '/nowhere/packets.pcap'), /ENOENT/);
+});
+
+test.run();
