@@ -14,6 +14,12 @@ export interface VirtioDevice {
   readonly queueCount: number;
   /** Largest queue it accepts; 1024 when absent. At most 32768. */
   readonly maxQueueSize?: number;
+  /**
+   * Longest chain, in descriptors, that the limits in the device's configuration space allow a driver to make. Linux takes
+   * these limits at their word: on a queue smaller than that it makes indirect tables longer than the queue, which
+   * virtio 1.4, 2.7.5.3.1 forbids. Such chains are served; without this member a chain is as long as its queue at most.
+   */
+  readonly maxChainLength?: number;
   /** Configuration space; absent when the type has none. */
   readonly config?: DeviceConfiguration;
 

@@ -234,6 +234,7 @@ export class Vring {
         eventIdx: features.has(VirtioFeature.eventIdx),
         indirect: features.has(VirtioFeature.indirectDesc),
         inOrder: features.has(VirtioFeature.inOrder),
+        ...(device.maxChainLength === undefined ? {} : { chainLimit: device.maxChainLength }),
         areas,
         memory,
         state: this.#position(format, areas),

@@ -86,6 +86,11 @@ export interface VirtqueueConfiguration {
   readonly format: 'split' | 'packed';
   readonly eventIdx: boolean;
   readonly indirect: boolean;
+  /**
+   * Longest chain through an indirect table, where the device's own limits invite drivers to chains above the ring's
+   * size; the ring's size when absent or smaller. See `VirtioDevice.maxChainLength`.
+   */
+  readonly chainLimit?: number;
   readonly inOrder: boolean;
   readonly areas: VirtqueueAreas;
   readonly memory: VirtqueueMemory;

@@ -39,13 +39,13 @@ export class TableReader {
   readonly #copy = new Int32Array(4);
   readonly #readDescriptor: ReadDescriptor;
 
-  /** Throws ERR_VIRTQ_INDIRECT when the table is empty, broken or longer than `size` entries (virtio 1.4, 2.7.5.3). */
-  constructor(pointer: DescriptorCopy, size: number, chain: ChainBuilder, readDescriptor: ReadDescriptor) {
+  /** Throws ERR_VIRTQ_INDIRECT when the table is empty, broken or longer than `limit` entries (virtio 1.4, 2.7.5.3). */
+  constructor(pointer: DescriptorCopy, limit: number, chain: ChainBuilder, readDescriptor: ReadDescriptor) {
     const { length } = pointer;
-    if (length === 0 || length % DESCRIPTOR_BYTES !== 0 || length > size * DESCRIPTOR_BYTES) {
+    if (length === 0 || length % DESCRIPTOR_BYTES !== 0 || length > limit * DESCRIPTOR_BYTES) {
       throw chain.error(
         'ERR_VIRTQ_INDIRECT',
-        `an indirect table of ${length} bytes; it must hold 1 to ${size} descriptors of ${DESCRIPTOR_BYTES} bytes`,
+        `an indirect table of ${length} bytes; it must hold 1 to ${limit} descriptors of ${DESCRIPTOR_BYTES} bytes`,
       );
     }
     this.entries = length / DESCRIPTOR_BYTES;

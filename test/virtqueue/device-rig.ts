@@ -16,6 +16,7 @@ export interface RigOptions {
   readonly eventIdx?: boolean;
   readonly indirect?: boolean;
   readonly inOrder?: boolean;
+  readonly chainLimit?: number;
   readonly regions?: readonly TestRegion[];
   readonly state?: VirtqueueState;
   readonly guest?: TestGuest;
@@ -51,6 +52,7 @@ function rig<Ring extends RawSplitRing | RawPackedRing>(
     eventIdx: options.eventIdx ?? false,
     indirect: options.indirect ?? true,
     inOrder: options.inOrder ?? false,
+    chainLimit: options.chainLimit ?? 0,
     areas: guest.areas(ring.descriptorAddress, ring.driverAddress, ring.deviceAddress),
     memory: guest.memory,
     state: options.state ?? initialVirtqueueState(format),

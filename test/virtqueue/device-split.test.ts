@@ -542,6 +542,23 @@ test('a chain is no longer than the ring, its indirect part included', () => {
   assert.is(rig.queue.broken?.code, 'ERR_VIRTQ_CHAIN');
 });
 
+test("a device's own limit may allow indirect tables longer than the ring, as Linux makes them on small queues", () => {
+  const entries = (count: number): RawDescriptor[] =>
+    Array.from({ length: count }, (_, i) => ({
+      ...writable(),
+      flags: WRITE | (i + 1 < count ? NEXT : 0),
+      next: i + 1,
+    }));
+  assert.is(tableVerdict(entries(9)), 'ERR_VIRTQ_INDIRECT');
+  assert.is(tableVerdict(entries(9), {}, { chainLimit: 20 }), null);
+  assert.is(tableVerdict(entries(20), {}, { chainLimit: 20 }), null);
+  assert.is(tableVerdict(entries(21), {}, { chainLimit: 20 }), 'ERR_VIRTQ_INDIRECT');
+  assert.is(tableVerdict(entries(8), {}, { chainLimit: 2 }), null);
+  const loop = entries(20);
+  loop[19] = { ...writable(), flags: WRITE | NEXT, next: 0 };
+  assert.is(tableVerdict(loop, {}, { chainLimit: 20 }), 'ERR_VIRTQ_CHAIN');
+});
+
 test('indirect descriptors that were not negotiated are refused', () => {
   assert.is(tableVerdict([readable()], {}, { indirect: false }), 'ERR_VIRTQ_INDIRECT');
 });

@@ -37,6 +37,7 @@ export class BlockDevice implements VirtioDevice {
   readonly features: bigint;
   readonly queueCount: number;
   readonly maxQueueSize: number;
+  readonly maxChainLength: number;
   readonly config: BlockConfiguration;
 
   readonly #backing: BlockBacking;
@@ -67,6 +68,8 @@ export class BlockDevice implements VirtioDevice {
     this.#id = checked.id;
     this.queueCount = checked.queueCount;
     this.maxQueueSize = checked.queueSize;
+    // Header, seg_max segments, status.
+    this.maxChainLength = checked.segmentsMax + 2;
     this.features = offeredFeatures(backing, checked);
     this.config = new BlockConfiguration(backing, checked, this.features);
     this.#slots = new RequestSlots(checked.queueCount * checked.queueSize);

@@ -7,6 +7,8 @@ export interface PackedChainSource {
   /** The descriptor ring as words. */
   readonly descriptors: Int32Array;
   readonly size: number;
+  /** Longest chain through an indirect table; at least `size`. */
+  readonly chainLimit: number;
   /** Slots that no chain in flight holds. */
   readonly freeSlots: number;
   readonly indirect: boolean;
@@ -23,7 +25,7 @@ export interface PackedChain {
  * what is wrong with it. Only the head's AVAIL and USED bits count: it is made available last. The buffer id is that of
  * the last descriptor in the ring.
  *
- * A chain holds at most `size` buffers, those of an indirect table included. A pointer to a table may stand behind direct
+ * A direct chain holds at most `size` buffers, one through an indirect table `chainLimit` (see split/chain-walk.ts). A pointer to a table may stand behind direct
  * descriptors, as the split ring demands; no driver is known that does so here.
  */
 export function walkPackedChain(source: PackedChainSource, head: number, chain: ChainBuilder): PackedChain {
@@ -40,7 +42,7 @@ export function walkPackedChain(source: PackedChainSource, head: number, chain: 
     if ((descriptor.flags & INDIRECT) !== 0) {
       if (!source.indirect)
         throw chain.error('ERR_VIRTQ_INDIRECT', 'indirect descriptors were not negotiated');
-      walkIndirect(descriptor, size, size - (slots - 1), chain);
+      walkIndirect(descriptor, source.chainLimit, source.chainLimit - (slots - 1), chain);
       return { id: descriptor.tail, slots };
     }
     chain.add(descriptor.address, descriptor.length, descriptor.flags & WRITE);
@@ -49,13 +51,13 @@ export function walkPackedChain(source: PackedChainSource, head: number, chain: 
 }
 
 /** Entries lie one behind the other; of their flags only WRITE counts, their ids mean nothing (2.8.8). */
-function walkIndirect(pointer: DescriptorCopy, size: number, budget: number, chain: ChainBuilder): void {
+function walkIndirect(pointer: DescriptorCopy, limit: number, budget: number, chain: ChainBuilder): void {
   if ((pointer.flags & NEXT) !== 0) {
     throw chain.error('ERR_VIRTQ_INDIRECT', 'a descriptor has both INDIRECT and NEXT set');
   }
-  const table = new TableReader(pointer, size, chain, readPackedDescriptor);
+  const table = new TableReader(pointer, limit, chain, readPackedDescriptor);
   if (table.entries > budget) {
-    throw chain.error('ERR_VIRTQ_CHAIN', `a chain holds over ${size} descriptors, the ring's size`);
+    throw chain.error('ERR_VIRTQ_CHAIN', `a chain holds over ${limit} descriptors`);
   }
   const descriptor: DescriptorCopy = { address: 0, length: 0, flags: 0, tail: 0 };
   for (let index = 0; index < table.entries; index++) {

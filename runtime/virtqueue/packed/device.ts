@@ -34,6 +34,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'packed';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
+  readonly #chainLimit: number;
   #areas!: readonly RingArea[];
   #descriptors!: Int32Array;
   #halves!: Uint16Array;
@@ -61,6 +62,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
+    this.#chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.#nextAvailable = state.nextAvailable;
     this.#availableWrap = state.availableWrap;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
@@ -269,7 +271,13 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const { size } = this;
     const head = this.#nextAvailable;
     const freeSlots = size - this.#slotsInFlight;
-    const source = { descriptors: this.#descriptors, size, freeSlots, indirect: this.#indirect };
+    const source = {
+      descriptors: this.#descriptors,
+      size,
+      chainLimit: this.#chainLimit,
+      freeSlots,
+      indirect: this.#indirect,
+    };
     const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
     const { id, slots } = walkPackedChain(source, head, chain);
     if (id >= size) {

@@ -7,15 +7,16 @@ export interface SplitChainSource {
   /** The descriptor table as words. */
   readonly descriptors: Int32Array;
   readonly size: number;
+  /** Longest chain through an indirect table; at least `size`. */
+  readonly chainLimit: number;
   readonly indirect: boolean;
 }
 
 /**
  * Walks one chain by the letter of virtio 1.4, 2.7.5, and adds its buffers to `chain`. Throws what is wrong with it.
  *
- * A chain holds at most `size` buffers, those of an indirect table included (2.7.5.3.1), and a table has at most `size`
- * entries. Linux bounds only direct chains by the ring's size and relies on the device type's own limit (seg_max of a
- * disk) for tables, so a device must not offer limits above its queue's size minus the request's own buffers.
+ * A direct chain holds at most `size` buffers. By the text so does one through an indirect table (2.7.5.3.1), but Linux
+ * bounds tables by the device type's own limit alone (seg_max of a disk), so they may hold `chainLimit` buffers.
  */
 export function walkSplitChain(source: SplitChainSource, head: number, chain: ChainBuilder): void {
   const { descriptors, size } = source;
@@ -32,7 +33,7 @@ export function walkSplitChain(source: SplitChainSource, head: number, chain: Ch
     if ((descriptor.flags & INDIRECT) !== 0) {
       if (!source.indirect)
         throw chain.error('ERR_VIRTQ_INDIRECT', 'indirect descriptors were not negotiated');
-      walkIndirect(descriptor, size, budget, chain);
+      walkIndirect(descriptor, source.chainLimit, budget + source.chainLimit - size, chain);
       return;
     }
     if (budget-- === 0) throw tooLong(chain, size, head);
@@ -41,11 +42,11 @@ export function walkSplitChain(source: SplitChainSource, head: number, chain: Ch
   }
 }
 
-function walkIndirect(pointer: DescriptorCopy, size: number, budget: number, chain: ChainBuilder): void {
+function walkIndirect(pointer: DescriptorCopy, limit: number, budget: number, chain: ChainBuilder): void {
   if ((pointer.flags & NEXT) !== 0) {
     throw chain.error('ERR_VIRTQ_INDIRECT', 'a descriptor has both INDIRECT and NEXT set');
   }
-  const table = new TableReader(pointer, size, chain, readSplitDescriptor);
+  const table = new TableReader(pointer, limit, chain, readSplitDescriptor);
   const descriptor: DescriptorCopy = { address: 0, length: 0, flags: 0, tail: 0 };
   for (let index = 0; ; index = descriptor.tail) {
     if (index >= table.entries) {
@@ -57,7 +58,7 @@ function walkIndirect(pointer: DescriptorCopy, size: number, budget: number, cha
     if (budget-- === 0) {
       throw chain.error(
         'ERR_VIRTQ_CHAIN',
-        `a chain through an indirect table loops or holds over ${size} descriptors`,
+        `a chain through an indirect table loops or holds over ${limit} descriptors`,
       );
     }
     table.read(index, descriptor);

@@ -29,6 +29,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'split';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
+  readonly #chainLimit: number;
   #areas!: readonly RingArea[];
   #descriptors!: Int32Array;
   #available!: Uint16Array;
@@ -51,6 +52,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
+    this.#chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.#nextAvailable = state.nextAvailable;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.bind(configuration.areas);
@@ -253,7 +255,12 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     }
     const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
     walkSplitChain(
-      { descriptors: this.#descriptors, size: this.size, indirect: this.#indirect },
+      {
+        descriptors: this.#descriptors,
+        size: this.size,
+        chainLimit: this.#chainLimit,
+        indirect: this.#indirect,
+      },
       head,
       chain,
     );
