@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -204,6 +205,45 @@ for (const ring of ['split', 'packed'] as const) {
     assert.is(served.disk.difference(), null);
   });
 }
+
+test('a RAM disk starts empty and keeps what one guest wrote for the next', async () => {
+  using folder = new TemporaryFolder();
+  const socket = folder.file('blk');
+  await using daemon = await startDaemon('vhost-user-blk', socket, ['--memory=8M']);
+  const sums: string[] = [];
+  for (let boot = 0; boot < 2; boot++) {
+    await using guest = await Guest.boot({ devices: blockDevice(socket, ',packed=on') });
+    sums.push(await guest.read(checksumScript()));
+    if (boot === 0) {
+      await guest.read(`dd if=/dev/urandom of=/dev/vda bs=64k count=100 conv=notrunc && ${fsync()}`);
+      await guest.read('echo 3 > /proc/sys/vm/drop_caches');
+      sums.push(await guest.read(checksumScript()));
+    }
+    await guest.powerOff();
+  }
+  const empty = createHash('md5')
+    .update(new Uint8Array(8 * MIB))
+    .digest('hex');
+  assert.is(sums[0], empty);
+  assert.is.not(sums[1], empty);
+  assert.is(sums[2], sums[1]);
+  assert.is(daemon.exit, null);
+});
+
+test('where the kernel has no io_uring, threads serve the disk all the same', async () => {
+  process.env['VHOST_USER_BLOCK_ENGINE'] = 'threads';
+  try {
+    await using served = await serve(8 * MIB, '--num-queues=2');
+    await using guest = await Guest.boot({ devices: blockDevice(served.socket, ',num-queues=2'), cpus: 2 });
+    assert.is(await guest.read(checksumScript()), served.disk.checksum);
+    await served.disk.copyAround(guest, 16);
+    await served.disk.discard(guest, MIB, MIB);
+    await served.disk.writeZeroes(guest, 3 * MIB, MIB);
+    assert.is(served.disk.difference(), null);
+  } finally {
+    delete process.env['VHOST_USER_BLOCK_ENGINE'];
+  }
+});
 
 test('two guests one after the other, then a third with the other ring format, on the same daemon', async () => {
   await using served = await serve(8 * MIB, '--num-queues=2');

@@ -3,7 +3,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { startListening } from '../support/guest/daemon.js';
-import { findProgram } from '../support/guest/debian.js';
+import { findGuestParts, findProgram } from '../support/guest/debian.js';
 import { Guest } from '../support/guest/guest.js';
 import { TemporaryFolder } from '../support/guest/processes.js';
 
@@ -43,6 +43,16 @@ test('a guest reads and writes a disk of qemu-storage-daemon', async () => {
   await guest.read('printf hello | dd of=/dev/vda bs=512 seek=3 conv=sync,fsync');
   assert.is(readFileSync(image).subarray(1536, 1541).toString(), 'hello');
   await guest.powerOff();
+});
+
+test('without the packages the message says what to install', () => {
+  using folder = new TemporaryFolder();
+  for (const root of [folder.path, folder.file('nothing')]) {
+    assert.throws(
+      () => findGuestParts(root),
+      /apt-get install linux-image-cloud-amd64 qemu-system-x86 busybox-static util-linux cpio qemu-system-common/,
+    );
+  }
 });
 
 test.run();

@@ -14,16 +14,16 @@ export interface GuestParts {
 
 /**
  * Finds the parts of a guest on this machine. Throws with the packages to install when any is missing: a test that needs a
- * guest fails then, it is never left out.
+ * guest fails then, it is never left out. `root` stands for the root of the file system.
  */
-export function findGuestParts(): GuestParts {
+export function findGuestParts(root = '/'): GuestParts {
   const missing = new Set<string>();
   const program = (name: string, debianPackage: string): string => {
-    const found = findProgram(name);
+    const found = findProgram(name, root);
     if (found === null) missing.add(debianPackage);
     return found ?? '';
   };
-  const kernel = findKernel();
+  const kernel = findKernel(root);
   if (kernel === null) missing.add('linux-image-cloud-amd64');
   const parts: GuestParts = {
     qemu: program('qemu-system-x86_64', 'qemu-system-x86'),
@@ -43,9 +43,9 @@ export function findGuestParts(): GuestParts {
 }
 
 /** The full path of a program on PATH or in the sbin folders. */
-export function findProgram(name: string): string | null {
+export function findProgram(name: string, root = '/'): string | null {
   const folders = [...(process.env['PATH'] ?? '').split(':'), '/usr/sbin', '/sbin', '/usr/bin'];
-  return folders.map((folder) => join(folder, name)).find(isExecutable) ?? null;
+  return folders.map((folder) => join(root, folder, name)).find(isExecutable) ?? null;
 }
 
 function isExecutable(path: string): boolean {
@@ -58,14 +58,16 @@ function isExecutable(path: string): boolean {
 }
 
 /** The newest cloud kernel whose modules are there too. */
-function findKernel(): { path: string; release: string } | null {
-  const kernels = readdirSync('/boot')
+function findKernel(root: string): { path: string; release: string } | null {
+  const folder = join(root, 'boot');
+  if (!existsSync(folder)) return null;
+  const kernels = readdirSync(folder)
     .map((name) => /^vmlinuz-(.+-cloud-amd64)$/.exec(name)?.[1])
     .filter((release) => release !== undefined)
-    .filter((release) => existsSync(join('/lib/modules', release, 'modules.dep')))
+    .filter((release) => existsSync(join(root, 'lib/modules', release, 'modules.dep')))
     .sort((a, b) => b.localeCompare(a, undefined, { numeric: true }));
   const release = kernels[0];
-  return release === undefined ? null : { path: join('/boot', `vmlinuz-${release}`), release };
+  return release === undefined ? null : { path: join(folder, `vmlinuz-${release}`), release };
 }
 
 /** Files of the named modules and of what they need, in the order in which they must be loaded; built-in ones left out. */

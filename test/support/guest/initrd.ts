@@ -9,6 +9,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir, userInfo } from 'node:os';
@@ -48,7 +49,8 @@ export function buildInitrd(parts: GuestParts): string {
     .digest('hex')
     .slice(0, 12);
   const cached = join(tmpdir(), `vhost-user-guest-${userInfo().uid}-${parts.release}-${key}.cpio`);
-  if (existsSync(cached)) return cached;
+  // In a folder that everybody may write to, only our own file counts.
+  if (existsSync(cached) && statSync(cached).uid === userInfo().uid) return cached;
   const work = mkdtempSync(join(tmpdir(), 'vhost-user-initrd-'));
   try {
     const root = join(work, 'root');
