@@ -250,7 +250,7 @@ test('two guests one after the other, then a third with the other ring format, o
   for (const options of [
     ',packed=off,num-queues=2',
     ',packed=off,num-queues=1',
-    ',packed=on,num-queues=2,queue-size=64',
+    ',packed=on,num-queues=2,queue-size=16',
   ]) {
     await using guest = await Guest.boot({ devices: blockDevice(served.socket, options), cpus: 2 });
     assert.is(await guest.read(checksumScript()), served.disk.checksum);
