@@ -5,14 +5,20 @@ import { OptionError } from '../errors.js';
 export interface Option {
   /** What the value is, for the help text, e.g. `PATH`. */
   readonly value?: string;
+  /** It may be given several times, and each counts. */
+  readonly repeatable?: true;
   readonly help: string;
 }
 
 export type OptionTable = Readonly<Record<string, Option>>;
 
-/** What was given: the text of an option with a value, true for a switch. The last one counts. */
+/** What was given: the text of an option with a value, true for a switch. The last one counts, if it is not repeatable. */
 export type OptionValues<Table extends OptionTable> = {
-  readonly [Name in keyof Table]?: Table[Name] extends { readonly value: string } ? string : true;
+  readonly [Name in keyof Table]?: Table[Name] extends { readonly repeatable: true }
+    ? readonly string[]
+    : Table[Name] extends { readonly value: string }
+      ? string
+      : true;
 };
 
 /** Reads arguments. Throws OptionError with a message of one line. */
@@ -21,9 +27,12 @@ export function parseOptions<Table extends OptionTable>(
   args: readonly string[],
 ): OptionValues<Table> {
   const options = Object.fromEntries(
-    Object.entries(table).map(([name, { value }]) => [
+    Object.entries(table).map(([name, { value, repeatable }]) => [
       name,
-      { type: value === undefined ? ('boolean' as const) : ('string' as const) },
+      {
+        type: value === undefined ? ('boolean' as const) : ('string' as const),
+        multiple: repeatable === true,
+      },
     ]),
   );
   try {

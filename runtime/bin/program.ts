@@ -12,7 +12,7 @@ import {
   type OptionValues,
   parseOptions,
 } from './option-table.js';
-import { transportOptions, transportPlace } from './transport-options.js';
+import { transportOptions, transportPlaces } from './transport-options.js';
 
 /** How a program ends. */
 const ExitCode = {
@@ -35,8 +35,13 @@ export interface Program<Table extends OptionTable> {
   /** For --print-capabilities. */
   readonly capabilities: { readonly type: string; readonly features: readonly string[] };
   readonly options: Table;
-  /** Checks the options, which needs neither file nor platform. Throws OptionError. */
-  check(values: OptionValues<Table>): (platform: Platform) => OpenDevice;
+  /** Whether --socket-path may be given several times, for a device each. */
+  readonly several?: boolean;
+  /**
+   * Checks the options, which needs neither file nor platform, for `count` devices. What it gives is called once a device,
+   * with its number. Throws OptionError.
+   */
+  check(values: OptionValues<Table>, count: number): (platform: Platform, index: number) => OpenDevice;
 }
 
 /** A device with what it stands on. */
@@ -71,9 +76,9 @@ async function serve<Table extends OptionTable>(
   args: readonly string[],
 ): Promise<void> {
   const values = parseOptions({ ...transportOptions, ...program.options }, args);
-  const place = transportPlace(values as OptionValues<typeof transportOptions>);
+  const places = transportPlaces(values as OptionValues<typeof transportOptions>, program.several ?? false);
   const level = choiceOption('log-level', values['log-level'] as string | undefined, LOG_LEVELS, 'info');
-  const open = program.check(values as OptionValues<Table>);
+  const open = program.check(values as OptionValues<Table>, places.length);
   const log = createLog(level, (line) => process.stderr.write(line));
 
   const stopped = new AbortController();
@@ -87,14 +92,19 @@ async function serve<Table extends OptionTable>(
   process.on('SIGINT', stop);
 
   const platform = createLinuxPlatform();
-  const opened = open(platform);
+  const opened: OpenDevice[] = [];
   try {
-    const backend = serveDevice(opened.device, { platform, ...place, log, signal: stopped.signal });
-    log('info', 'serving', { ...place, ...opened.fields });
-    process.on('SIGHUP', () => refresh(opened, log));
-    await backend.finished;
+    const backends = places.map((place, index) => {
+      const each = open(platform, index);
+      opened.push(each);
+      const backend = serveDevice(each.device, { platform, ...place, log, signal: stopped.signal });
+      log('info', 'serving', { ...place, ...each.fields });
+      return backend;
+    });
+    process.on('SIGHUP', () => opened.forEach((each) => refresh(each, log)));
+    await Promise.all(backends.map(({ finished }) => finished));
   } finally {
-    await closeInTime(opened, log);
+    await Promise.all(opened.map((each) => closeInTime(each, log)));
   }
   process.exit(ExitCode.done);
 }

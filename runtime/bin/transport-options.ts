@@ -4,7 +4,7 @@ import { integerOption, type OptionTable, type OptionValues } from './option-tab
 
 /** What every back-end program understands (vhost-user: back-end program conventions). */
 export const transportOptions = {
-  'socket-path': { value: 'PATH', help: 'listen on this Unix socket' },
+  'socket-path': { value: 'PATH', repeatable: true, help: 'listen on this Unix socket' },
   fd: { value: 'FDNUM', help: 'use this inherited socket, listening or connected' },
   connect: { help: 'connect to --socket-path instead, where the front-end listens' },
   'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join(', ')}; info when absent` },
@@ -19,19 +19,26 @@ export interface TransportPlace {
   readonly connect?: boolean;
 }
 
-/** Where the front-end is. Throws OptionError unless there is exactly one place. */
-export function transportPlace(values: OptionValues<typeof transportOptions>): TransportPlace {
-  const { 'socket-path': socketPath, fd, connect } = values;
-  if (socketPath === undefined && fd === undefined) {
+/** Where the front-ends are: one fd, or one socket path or, where `several` are served, more. Throws OptionError. */
+export function transportPlaces(
+  values: OptionValues<typeof transportOptions>,
+  several: boolean,
+): readonly TransportPlace[] {
+  const { 'socket-path': given, fd, connect } = values;
+  const paths = several ? given : given?.slice(-1);
+  if (paths === undefined && fd === undefined) {
     throw new OptionError('ERR_OPTION_MISSING', '--socket-path or --fd must say where the front-end is');
   }
-  if (socketPath !== undefined && fd !== undefined) {
+  if (paths !== undefined && fd !== undefined) {
     throw new OptionError('ERR_OPTION_CONFLICT', '--socket-path and --fd exclude each other');
   }
   if (fd !== undefined) {
     if (connect) throw new OptionError('ERR_OPTION_CONFLICT', '--connect needs --socket-path');
-    return { fd: integerOption('fd', fd, [0, 0x7fffffff], 0) };
+    return [{ fd: integerOption('fd', fd, [0, 0x7fffffff], 0) }];
   }
-  if (socketPath === '') throw new OptionError('ERR_OPTION_VALUE', '--socket-path: the path is empty');
-  return { socketPath: socketPath!, ...(connect && { connect }) };
+  if (paths!.includes('')) throw new OptionError('ERR_OPTION_VALUE', '--socket-path: the path is empty');
+  if (new Set(paths).size < paths!.length) {
+    throw new OptionError('ERR_OPTION_CONFLICT', '--socket-path: each device has a path of its own');
+  }
+  return paths!.map((socketPath) => ({ socketPath, ...(connect && { connect }) }));
 }

@@ -128,6 +128,7 @@ export class FakeDeviceQueue implements DeviceQueue {
   }
 
   pushBatch(batch: ChainBatch, count: number): void {
+    if (count > batch.count) throw new Error(`${count} chains of a batch that holds ${batch.count}`);
     for (let row = 0; row < count; row++) this.complete(batch.chains[row * 4]!, batch.written[row]!);
     this.#publish();
   }

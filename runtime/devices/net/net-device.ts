@@ -102,6 +102,7 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
   }
 
   reset(): void {
+    this.#host?.log('info', 'traffic so far', { ...this.counters });
     this.#longest = PACKET_MAX;
     this.config.mtu = this.#options.mtu;
     this.#flows?.clear();

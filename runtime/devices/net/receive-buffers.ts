@@ -16,6 +16,8 @@ export class ReceiveBuffers {
   readonly #queue: DeviceQueue;
   readonly #more: ChainBatch;
   #given = 0;
+  /** The rows are those of one drain. */
+  #whole = true;
 
   constructor(queue: DeviceQueue) {
     const segments = segmentCapacity(queue.size);
@@ -31,6 +33,7 @@ export class ReceiveBuffers {
   take(wanted: number): number {
     if (this.next < this.count) return this.#append(wanted);
     this.next = this.#given = 0;
+    this.#whole = true;
     return (this.count = this.#queue.drain(this.batch, Math.min(wanted, BURST_MAX)));
   }
 
@@ -50,7 +53,7 @@ export class ReceiveBuffers {
   give(): void {
     const { batch } = this;
     if (this.next === this.#given) return;
-    if (this.#given === 0 && this.next === batch.count && this.count === batch.count) {
+    if (this.#whole && this.#given === 0 && this.next === batch.count) {
       this.#queue.pushBatch(batch, batch.count);
     } else {
       for (let row = this.#given; row < this.next; row++) {
@@ -89,7 +92,7 @@ export class ReceiveBuffers {
     for (let i = 0; i < held; i++) segment = this.#move(batch, this.next + i, i, segment);
     this.next = this.#given = 0;
     this.count = held;
-    batch.count = -1;
+    this.#whole = false;
     const room = Math.min(batch.chainCapacity - held, more.chainCapacity, wanted);
     if (room <= 0 || batch.segmentCapacity - segment < more.segmentCapacity) return -1;
     const count = this.#queue.drain(more, room);

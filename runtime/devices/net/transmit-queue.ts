@@ -32,6 +32,8 @@ export class TransmitQueue {
   readonly #splitWords = new Uint32Array(this.#split.buffer);
   /** Row of the burst that the port has not taken yet; the burst's count when there is none. */
   #next = 0;
+  /** Chains in the batch that are not given back yet. */
+  #held = 0;
 
   /** `flows` learns which pair a flow is sent on; null when there is one pair. */
   constructor(
@@ -54,10 +56,11 @@ export class TransmitQueue {
 
   /** Sends what there is, until the port or the driver has no more. */
   serve(): void {
-    if (this.#batch.count > 0 && !this.#send()) return;
+    if (this.#held > 0 && !this.#send()) return;
     for (;;) {
       const count = this.queue.drain(this.#batch, this.#batch.chainCapacity);
       if (count === 0) return;
+      this.#held = count;
       this.#read(count);
       if (!this.#send()) return;
     }
@@ -65,7 +68,7 @@ export class TransmitQueue {
 
   /** Ends: what the port has not taken is dropped. */
   stop(): void {
-    if (this.#batch.count === 0) return;
+    if (this.#held === 0) return;
     this.#counters.transmitLinkDown += this.#burst.count - this.#next;
     this.#next = this.#burst.count;
     this.#give();
@@ -93,8 +96,8 @@ export class TransmitQueue {
   }
 
   #give(): void {
-    const { count } = this.#batch;
-    this.#batch.count = 0;
+    const count = this.#held;
+    this.#held = 0;
     // The device writes nothing into a chain of this queue.
     this.queue.pushBatch(this.#batch, count);
   }
