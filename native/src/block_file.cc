@@ -159,18 +159,20 @@ bool BlockFile::TryAtOnce(Operation& operation) {
   bool& supported = nowait_[operation.kind == OperationKind::kWrite];
   // O_DIRECT: RWF_NOWAIT does not wait for a place in the queue, but it does wait for the disk.
   if (!supported || operation.fd == image_.direct.get()) return false;
+  // One miss may begin to read ahead here. Behind it, misses would pile up until the device takes no more and
+  // the call waits after all. Looking first costs as much as a short read, so only then.
+  bool behind = operation.kind == OperationKind::kRead && running_ > 0;
+  if (behind && !page_cache_.MayHold(operation.fd, operation.position, operation.length)) return false;
   return Transfer(operation, RWF_NOWAIT, &supported);
 }
 
 void BlockFile::Start(Operation* operation) {
   bool ring = ring_ && (operation->transfers() || operation->kind == OperationKind::kFlush);
   if (!ring) return pool_->Queue(operation);
-  // A cached read that is merely long, and a write that a file system never does without waiting, are not
-  // tried inside of io_uring_enter: that would be on the loop again.
+  // What goes through the page cache is not tried inside of io_uring_enter: that would be on the loop again,
+  // with all that RWF_NOWAIT waits for.
   bool buffered = operation->fd == image_.file.get();
-  bool asynchronous = buffered && operation->transfers() &&
-                      (operation->length > kInlineBytes || operation->kind == OperationKind::kWrite);
-  ring_->Queue(operation, asynchronous);
+  ring_->Queue(operation, buffered && operation->transfers());
 }
 
 void BlockFile::Flush() {

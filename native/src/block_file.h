@@ -10,6 +10,7 @@
 #include "io_ring.h"
 #include "native_table.h"
 #include "operation.h"
+#include "page_cache.h"
 #include "poller.h"
 #include "thread_pool.h"
 
@@ -18,7 +19,7 @@ namespace vhost_user {
 class Environment;
 
 /// Reads and writes between windows and an image. JavaScript writes operations into the tables and calls
-/// `Submit`. What the page cache can answer ends there and then (RWF_NOWAIT); the rest, and everything that
+/// `Submit`. What the page cache holds ends there and then (RWF_NOWAIT); the rest, and everything that
 /// always may block, is given to io_uring or to the threads, and ends through the callback.
 class BlockFile {
  public:
@@ -78,7 +79,8 @@ class BlockFile {
   std::vector<int32_t> results_;  // pairs (token, result) not published yet
   std::vector<std::unique_ptr<Operation>> spare_;
   bool nowait_[2] = {true, true};  // whether the file knows RWF_NOWAIT for reads, for writes
-  int32_t running_ = 0;            // with the ring or the threads
+  PageCache page_cache_;
+  int32_t running_ = 0;  // with the ring or the threads
 
   std::unique_ptr<IoRing> ring_;
   std::unique_ptr<ThreadPool> pool_;

@@ -331,6 +331,46 @@ for (const engine of ['io-uring', 'threads'] as const) {
   });
 }
 
+for (const engine of ['io-uring', 'threads'] as const) {
+  test(`${engine}: misses of the page cache behind another one are fetched beside the loop, whose thread starts no disk I/O`, async () => {
+    const folder = mkdtempSync(join(places.disk, 'cold-'));
+    const path = join(folder, 'image');
+    writeFileSync(path, Buffer.alloc(8 << 20, 7));
+    const dropped = spawnSync('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0']);
+    assert.is(dropped.status, 0, String(dropped.stderr));
+    const { mapping, window, u8 } = mapped(1 << 20);
+    const file = createLinuxPlatform({ blockEngine: engine }).openFile(path, { readOnly: true });
+    const results = new Results(file);
+    const fetch = (i: number): void =>
+      file.queue(read, i, i * 131072, 0, Int32Array.of(window, i * 4096, 4096, 0), 0, 1);
+    fetch(0);
+    assert.is(file.submit(), 0);
+    const before = bytesFetched();
+    for (let i = 1; i < 64; i++) fetch(i);
+    await results.all();
+    assert.is(bytesFetched(), before);
+    assert.equal(new Set(results.byToken.values()), new Set([4096]));
+    assert.ok(u8.subarray(0, 64 * 4096).every((byte) => byte === 7));
+    // Now it is there, and so is what was added to the file meanwhile.
+    writeFileSync(path, Buffer.alloc(4096, 8), { flag: 'a' });
+    for (const [token, position] of [131072, 8 << 20].entries()) {
+      results.byToken.clear();
+      file.queue(read, token, position, 0, Int32Array.of(window, 0, 4096, 0), 0, 1);
+      assert.is(file.submit(), 1);
+    }
+    assert.is(u8[0], 8);
+    await file.close();
+    mapping.unmap();
+    rmSync(folder, { recursive: true });
+  });
+}
+
+/** Bytes that the thread of the loop has asked of disks, read ahead included (proc(5), task/io). */
+function bytesFetched(): string {
+  const io = readFileSync(`/proc/self/task/${process.pid}/io`, 'latin1');
+  return /^read_bytes: (.*)$/m.exec(io)![1]!;
+}
+
 test('a slow file does not hold up another, nor the loop', async () => {
   const folder = mkdtempSync(join(places.disk, 'slow-'));
   const LENGTH = 64 << 20;
