@@ -1,5 +1,5 @@
 /**
- * The public entry: write a device, serve it.
+ * The public entry: write a device, serve it; or drive one that somebody serves.
  *
  * ```ts
  * import { ChainDevice, DeviceId, serve } from 'vhost-user';
@@ -28,6 +28,29 @@ export function serve(device: VirtioDevice, options: ServeOptions): VhostUserBac
 export * from './device/index.js';
 export { VhostUserBackend, type BackendEvents, type BackendOptions } from './vhost-user/backend/server.js';
 export { BackendSession, type Log, type SessionLimits } from './vhost-user/backend/session.js';
+export {
+  Frontend,
+  type ConnectOptions,
+  type FrontendEvents,
+  type FrontendOptions,
+} from './vhost-user/frontend/frontend.js';
+export type { BackendRequestMap, RequestFds } from './vhost-user/frontend/backend-requests.js';
+export type { Retry } from './vhost-user/frontend/connections.js';
+export type { FeatureFilter } from './vhost-user/frontend/feature-filter.js';
+export type { MessageOrder, Negotiated } from './vhost-user/frontend/negotiation.js';
+export type { RequestOptions } from './vhost-user/frontend/request-channel.js';
+export type { FrontendVring, VringSetup } from './vhost-user/frontend/vring.js';
+export { VirtioDriver, type VirtioDriverOptions } from './drivers/virtio-driver.js';
+export { DriverQueue, type TransferOptions, type TransferResult } from './drivers/driver-queue.js';
+export { BlockClient, type BlockOptions } from './drivers/blk/block-client.js';
+export type { BlockBatch, BlockBatchResult } from './drivers/blk/block-pipeline.js';
+export {
+  GuestBuffer,
+  SharedMemory,
+  type SharedMemoryOptions,
+  type SharedRegion,
+  type SharedRegionLayout,
+} from './memory/shared-memory.js';
 export type { MessageTrace } from './vhost-user/message-trace.js';
 export { createLinuxPlatform, type LinuxPlatformOptions } from './platform/linux.js';
 export type { Platform } from './platform/platform.js';

@@ -1,5 +1,5 @@
 /**
- * `npm run demo`: serves a RAM disk over a real Unix socket and drives it through `vhost-user/testing`, over split and
+ * `npm run demo`: serves a RAM disk over a real Unix socket and drives it through the front-end, over split and
  * packed rings: every block is written and read back, at several queue depths, and compared word by word.
  */
 import { once } from 'node:events';
@@ -8,10 +8,10 @@ import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
+import { VirtioDriver } from '../drivers/virtio-driver.js';
 import { createLinuxPlatform } from '../platform/linux.js';
-import { BlockClient } from './block-client.js';
-import type { BlockBatchResult } from './block-pipeline.js';
-import { MockDriver } from './mock-driver.js';
+import { BlockClient } from '../drivers/blk/block-client.js';
+import type { BlockBatchResult } from '../drivers/blk/block-pipeline.js';
 import { table } from './text-table.js';
 
 const DISK_BYTES = 64 << 20;
@@ -54,12 +54,12 @@ async function drive(path: string): Promise<void> {
   const rows: string[][] = [];
   let pass = 0;
   for (const format of ['split', 'packed'] as const) {
-    using driver = await MockDriver.start({
+    using driver = await VirtioDriver.start({
       platform,
       path,
       format,
       signal,
-      ram: { size: 8 << 20, regions: 2 },
+      memory: { size: 8 << 20, regions: 2 },
     });
     const disk = new BlockClient(driver.queues[0]!);
     const { capacity } = await BlockClient.configuration(driver, signal);

@@ -8,10 +8,15 @@
  *
  * @module
  */
-export { BlockClient, type BlockOptions } from './block-client.js';
-export type { BlockBatch, BlockBatchResult } from './block-pipeline.js';
+export { BlockClient, type BlockOptions } from '../drivers/blk/block-client.js';
+export type { BlockBatch, BlockBatchResult } from '../drivers/blk/block-pipeline.js';
 export { FrontendConnection, type RawMessage } from './frontend-connection.js';
-export { GuestBuffer, GuestRam, type GuestRamOptions, type GuestRamRegion } from './guest-ram.js';
+export {
+  GuestBuffer,
+  SharedMemory as GuestRam,
+  type SharedMemoryOptions as GuestRamOptions,
+  type SharedRegionLayout as GuestRamRegion,
+} from '../memory/shared-memory.js';
 export { Loopback, type LoopbackEvents, type LoopbackOptions } from './loopback.js';
 export { MockDriver, type MockDriverOptions } from './mock-driver.js';
 export {
@@ -21,6 +26,12 @@ export {
   type RequestOptions,
   type VringSetup,
 } from './mock-frontend.js';
-export { MockQueue, type QueueLink, type TransferOptions, type TransferResult } from './mock-queue.js';
+export {
+  DriverQueue as MockQueue,
+  type QueueLink,
+  type TransferOptions,
+  type TransferResult,
+} from '../drivers/driver-queue.js';
+export { RawSender } from './raw-sender.js';
 export { createFakePlatform, type FakePlatform } from '../platform/fake.js';
 export { createLinuxPlatform } from '../platform/linux.js';

@@ -3,13 +3,13 @@ import { QueueHost } from '../device/queue-host.js';
 import { QueueLoop } from '../device/queue-loop.js';
 import type { DeviceHost, VirtioDevice } from '../device/virtio-device.js';
 import { DeviceError } from '../errors.js';
+import { DriverQueue } from '../drivers/driver-queue.js';
+import { QueueMemory } from '../drivers/queue-memory.js';
+import { SharedMemory, type SharedMemoryOptions } from '../memory/shared-memory.js';
 import { createFakePlatform } from '../platform/fake.js';
 import type { Platform } from '../platform/platform.js';
 import { initialVirtqueueState, startDeviceVirtqueue } from '../virtqueue/start.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
-import { GuestRam, type GuestRamOptions } from './guest-ram.js';
-import { MockQueue } from './mock-queue.js';
-import { QueueMemory } from './queue-memory.js';
 
 export interface LoopbackOptions {
   /** The fake one when absent. */
@@ -24,7 +24,7 @@ export interface LoopbackOptions {
   readonly inOrder?: boolean;
   /** Bits of the device type that the driver accepts; all that the device offers when absent. */
   readonly deviceFeatures?: bigint;
-  readonly ram?: GuestRamOptions;
+  readonly ram?: SharedMemoryOptions;
 }
 
 export interface LoopbackEvents {
@@ -47,8 +47,8 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
   readonly device: VirtioDevice;
   /** Accepted virtio bits. */
   readonly features: bigint;
-  readonly queues: readonly MockQueue[];
-  readonly ram: GuestRam;
+  readonly queues: readonly DriverQueue[];
+  readonly ram: SharedMemory;
   readonly #hosts: QueueHost[];
 
   /** Starts the device as a back-end would: attach, features, every queue. */
@@ -56,7 +56,7 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
     super();
     this.device = device;
     this.features = acceptedFeatures(device, options);
-    this.ram = new GuestRam(options.platform ?? createFakePlatform(), options.ram);
+    this.ram = new SharedMemory(options.platform ?? createFakePlatform(), options.ram);
     const count = options.queues ?? device.queueCount;
     if (count > device.queueCount) {
       this.ram[Symbol.dispose]();
@@ -100,7 +100,7 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
     return this.stop();
   }
 
-  #startQueue(loop: QueueLoop, index: number, size: number): { host: QueueHost; queue: MockQueue } {
+  #startQueue(loop: QueueLoop, index: number, size: number): { host: QueueHost; queue: DriverQueue } {
     const { features, ram } = this;
     const { windows } = ram.platform;
     const memory = new QueueMemory(ram, index, size, features);
@@ -108,7 +108,7 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
     let broken!: (error: Error) => void;
     const ended = new Promise<Error>((resolve) => (broken = resolve));
     // Kick and call arrive on a later turn, as they do through an eventfd.
-    const queue = new MockQueue(index, ram, driver, {
+    const queue = new DriverQueue(index, ram, driver, {
       kick: () => void setImmediate(() => host.kick()),
       ended,
     });

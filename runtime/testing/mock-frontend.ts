@@ -1,28 +1,16 @@
 import { VhostError } from '../errors.js';
+import type { SharedMemory } from '../memory/shared-memory.js';
 import type { Platform, SocketStream } from '../platform/platform.js';
-import { decodeExactly, encodeToBytes, type ReplyRule, u64 } from '../wire/index.js';
-import {
-  type FrontendRequestName,
-  type FrontendRequests,
-  frontendRequests,
-} from '../../generated/vhost-user/frontend-requests.js';
-import { HeaderFlag, PROTOCOL_VERSION } from '../../generated/vhost-user/header.js';
-import { VringFdFlag } from '../../generated/vhost-user/payloads.js';
-import { closeProtocolFeatures, ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
-import { VirtioFeature } from '../../generated/virtio/features.js';
+import { negotiate } from '../vhost-user/frontend/negotiation.js';
+import { RequestChannel, type RequestOptions } from '../vhost-user/frontend/request-channel.js';
 import type { VirtqueueAreas } from '../virtqueue/device-virtqueue.js';
-import { FrontendConnection, type RawMessage } from './frontend-connection.js';
-import type { GuestRam } from './guest-ram.js';
+import type { FrontendRequestName, FrontendRequests } from '../../generated/vhost-user/frontend-requests.js';
+import { VringFdFlag } from '../../generated/vhost-user/payloads.js';
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../generated/virtio/features.js';
+import { RawSender } from './raw-sender.js';
 
-export interface RequestOptions {
-  /** Fds to send along; they stay the caller's. */
-  readonly fds?: readonly number[];
-  /** Ask for an acknowledgement. Without it: whenever REPLY_ACK is negotiated. */
-  readonly needReply?: boolean;
-  /** Receives the reply's fds, which are then the caller's. Without it a reply with fds is an error. */
-  readonly replyFds?: number[];
-  readonly signal?: AbortSignal;
-}
+export type { RequestOptions };
 
 export interface NegotiationOptions {
   /** Virtio bits that the driver understands. The accepted ones are these of what is offered. */
@@ -68,8 +56,6 @@ const SUPPORTED =
   ProtocolFeature.configureMemSlots |
   ProtocolFeature.status;
 
-const REPLY_FLAGS = PROTOCOL_VERSION | HeaderFlag.reply;
-
 /**
  * A front-end for tests: it speaks to a back-end over a socket of a platform, request by request, typed by the generated
  * request table. The steps that every front-end takes are methods (`negotiate`, `shareMemory`, `startVring`, `stopVring`)
@@ -86,14 +72,15 @@ const REPLY_FLAGS = PROTOCOL_VERSION | HeaderFlag.reply;
 export class MockFrontend implements Disposable {
   readonly platform: Platform;
   /** The bytes below: for messages that no front-end should send. */
-  readonly connection: FrontendConnection;
+  readonly connection: RawSender;
+  readonly #channel: RequestChannel;
   #negotiated: Negotiated | null = null;
-  #protocol = 0n;
 
   /** Takes a connected stream over. */
   constructor(platform: Platform, stream: SocketStream) {
     this.platform = platform;
-    this.connection = new FrontendConnection(platform, stream);
+    this.#channel = new RequestChannel(platform, stream, { checked: false });
+    this.connection = new RawSender(stream);
   }
 
   /** Connects to a listening back-end. Rejects with PlatformError or the signal's reason. */
@@ -113,64 +100,36 @@ export class MockFrontend implements Disposable {
 
   /** Resolves with the reason when the connection has ended. */
   get ended(): Promise<VhostError> {
-    return this.connection.ended;
+    return this.#channel.ended;
   }
 
-  /**
-   * Sends one request and waits for its reply, or for its acknowledgement where one is asked for. Rejects with VhostError:
-   * ERR_VHOST_REFUSED when the back-end refused it, ERR_VHOST_REPLY when the reply is not what the table says,
-   * ERR_VHOST_DISCONNECTED when the back-end hung up.
-   */
-  async request<Name extends FrontendRequestName>(
+  /** Sends one request, legal now or not, and waits for what answers it; see `RequestChannel.request`. */
+  request<Name extends FrontendRequestName>(
     name: Name,
     payload: FrontendRequests[Name]['payload'],
     options: RequestOptions = {},
   ): Promise<FrontendRequests[Name]['reply']> {
-    const row = frontendRequests[name];
-    const { specName: request } = row;
-    const bytes = row.payload === null ? new Uint8Array(0) : encodeToBytes(row.payload, payload);
-    const rule = this.#replyRule(row.reply as ReplyRule);
-    const acknowledges = (this.#protocol & ProtocolFeature.replyAck) !== 0n;
-    const needReply = options.needReply ?? (acknowledges && rule.kind === 'ack');
-    const flags = PROTOCOL_VERSION | (needReply ? HeaderFlag.needReply : 0);
-    const answered = rule.kind === 'payload' || (needReply && acknowledges);
-    const reply = answered ? this.connection.receive(options.signal) : null;
-    // Sending fails when the connection ends, and then the wait for the reply fails as well.
-    reply?.catch(() => undefined);
-    await this.connection.send(row.id, flags, bytes, options.fds ?? []);
-    if (reply === null) return undefined as FrontendRequests[Name]['reply'];
-    let message: RawMessage;
-    try {
-      message = await reply;
-    } catch (cause) {
-      if (!(cause instanceof VhostError)) throw cause;
-      throw new VhostError(cause.code, `no reply: ${cause.message}`, { request, cause });
-    }
-    return this.#decodeReply(row.id, request, rule, message, options) as FrontendRequests[Name]['reply'];
+    return this.#channel.request(name, payload, options);
   }
 
-  /** Offers and accepts features as QEMU does: GET_FEATURES, protocol features, queue count, SET_OWNER, SET_VRING_CALL, SET_FEATURES. */
+  /** Offers and accepts features in the order of QEMU, up to and with SET_FEATURES. There is no back-end channel. */
   async negotiate(options: NegotiationOptions): Promise<Negotiated> {
+    const early = options.earlyCallFds ?? [];
     const { signal } = options;
-    const pass = signal === undefined ? {} : { signal };
-    const offered = await this.request('getFeatures', undefined, pass);
-    const wanted = options.features | VirtioFeature.vhostUserProtocolFeatures;
-    const features = offered & wanted;
-    let offeredProtocol = 0n;
-    let queueCount = 1;
-    if ((features & VirtioFeature.vhostUserProtocolFeatures) !== 0n) {
-      offeredProtocol = await this.request('getProtocolFeatures', undefined, pass);
-      this.#protocol = closeProtocolFeatures(offeredProtocol & (options.protocol ?? SUPPORTED));
-      await this.request('setProtocolFeatures', this.#protocol, { ...pass, needReply: false });
-      if ((this.#protocol & ProtocolFeature.mq) !== 0n) {
-        queueCount = Number(await this.request('getQueueNum', undefined, pass));
-      }
-    }
-    await this.request('setOwner', undefined, pass);
-    const early = (options.earlyCallFds ?? []).slice(0, queueCount);
-    for (const [index, fd] of early.entries()) await this.#vringFd('setVringCall', index, fd, pass);
-    await this.request('setFeatures', features, pass);
-    this.#negotiated = { offered, features, offeredProtocol, protocol: this.#protocol, queueCount };
+    const result = await negotiate(this.#channel, {
+      filter: { supported: options.features, protocol: options.protocol ?? SUPPORTED },
+      order: 'qemu',
+      openBackendChannel: () => Promise.resolve(),
+      earlyCalls: async (queueCount) => {
+        const pass = signal === undefined ? {} : { signal };
+        for (const [index, fd] of early.slice(0, queueCount ?? 1).entries()) {
+          await this.#vringFd('setVringCall', index, fd, pass);
+        }
+      },
+      signal,
+    });
+    const { offered, features, offeredProtocol, protocol } = result;
+    this.#negotiated = { offered, features, offeredProtocol, protocol, queueCount: result.queueCount ?? 1 };
     return this.#negotiated;
   }
 
@@ -189,19 +148,25 @@ export class MockFrontend implements Disposable {
   }
 
   /** Shares a guest's memory: as a table, or region by region where CONFIGURE_MEM_SLOTS is negotiated. */
-  async shareMemory(ram: GuestRam, options: { signal?: AbortSignal; table?: boolean } = {}): Promise<void> {
-    const regions = ram.memory.regions.map((region) => region.description);
+  async shareMemory(
+    ram: SharedMemory,
+    options: { signal?: AbortSignal; table?: boolean } = {},
+  ): Promise<void> {
     const pass = options.signal === undefined ? {} : { signal: options.signal };
-    const slots = (this.#protocol & ProtocolFeature.configureMemSlots) !== 0n && options.table !== true;
+    const slots =
+      this.#channel.features.hasProtocol(ProtocolFeature.configureMemSlots) && options.table !== true;
     if (slots) {
-      for (const region of regions) await this.request('addMemReg', { region }, { ...pass, fds: [ram.fd] });
+      for (const { region, fd } of ram.regions) {
+        await this.request('addMemReg', { region: region.description }, { ...pass, fds: [fd] });
+      }
     } else {
-      await this.request('setMemTable', { regions }, { ...pass, fds: regions.map(() => ram.fd) });
+      const regions = ram.regions.map(({ region }) => region.description);
+      await this.request('setMemTable', { regions }, { ...pass, fds: ram.regions.map(({ fd }) => fd) });
     }
   }
 
   /** Starts a ring: NUM, BASE, ADDR, KICK, CALL, ERR, and ENABLE where protocol features are negotiated. */
-  async startVring(ram: GuestRam, vring: VringSetup, signal?: AbortSignal): Promise<void> {
+  async startVring(ram: SharedMemory, vring: VringSetup, signal?: AbortSignal): Promise<void> {
     const pass = signal === undefined ? {} : { signal };
     const { index, areas } = vring;
     await this.request('setVringNum', { index, num: vring.size }, pass);
@@ -239,7 +204,7 @@ export class MockFrontend implements Disposable {
 
   /** Hangs up. */
   close(): void {
-    this.connection.close();
+    this.#channel.close();
   }
 
   [Symbol.dispose](): void {
@@ -254,65 +219,5 @@ export class MockFrontend implements Disposable {
   ): Promise<void> {
     if (fd < 0) return this.request(name, BigInt(index) | VringFdFlag.noFd, pass);
     return this.request(name, BigInt(index), { ...pass, fds: [fd] });
-  }
-
-  /** The rule that holds under what is negotiated. */
-  #replyRule(rule: ReplyRule): ReplyRule {
-    const { when } = rule;
-    if (when === undefined || when.state !== null) return rule;
-    return (this.#protocol & when.protocol) === when.protocol ? when.then : rule;
-  }
-
-  #decodeReply(
-    id: number,
-    request: string,
-    rule: ReplyRule,
-    message: RawMessage,
-    options: RequestOptions,
-  ): unknown {
-    const fds = message.fds.splice(0);
-    try {
-      if (message.request !== id || message.flags !== REPLY_FLAGS) {
-        throw new VhostError(
-          'ERR_VHOST_REPLY',
-          `expected a reply to ${id} with flags 0x${REPLY_FLAGS.toString(16)}, ` +
-            `got one to ${message.request} with flags 0x${message.flags.toString(16)}`,
-          { request },
-        );
-      }
-      const allowed = rule.kind === 'payload' ? rule.fds : 0;
-      if (fds.length > (options.replyFds === undefined ? 0 : allowed)) {
-        throw new VhostError('ERR_VHOST_REPLY', `${fds.length} fds came with the reply`, { request });
-      }
-      const value = this.#decodePayload(request, rule, message.payload);
-      options.replyFds?.push(...fds.splice(0));
-      return value;
-    } finally {
-      for (const fd of fds) this.platform.closeFd(fd);
-    }
-  }
-
-  #decodePayload(request: string, rule: ReplyRule, payload: Uint8Array): unknown {
-    try {
-      if (rule.kind === 'payload') {
-        if (payload.byteLength === 0 && rule.empty === 'success') return undefined;
-        if (payload.byteLength === 0 && rule.empty === 'error') {
-          throw new VhostError('ERR_VHOST_REFUSED', 'the back-end answered with an empty payload', {
-            request,
-          });
-        }
-        if (rule.codec !== null) return decodeExactly(rule.codec, payload);
-        if (payload.byteLength === 0) return undefined;
-        throw new VhostError('ERR_VHOST_REPLY', `${payload.byteLength} payload bytes, none expected`, {
-          request,
-        });
-      }
-      const status = decodeExactly(u64, payload);
-      if (status === 0n) return undefined;
-      throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${status}`, { request });
-    } catch (cause) {
-      if (cause instanceof VhostError) throw cause;
-      throw new VhostError('ERR_VHOST_REPLY', 'the reply does not decode', { request, cause });
-    }
   }
 }

@@ -28,10 +28,10 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
     kicks: 0,
   };
 
-  protected readonly memory: VirtqueueMemory;
+  protected memory: VirtqueueMemory;
   protected readonly eventIdx: boolean;
   /** Guest address of each window's first byte, NaN where the window is no guest memory. */
-  protected readonly bases: Float64Array;
+  protected bases: Float64Array;
   /** By id: ring descriptors that the chain in flight holds, 0 when the id is free. */
   protected readonly slots: Uint16Array;
   /** By id: bytes that the device may write. */
@@ -108,6 +108,11 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
 
   get broken(): VirtqueueError | null {
     return this.#broken;
+  }
+
+  rebind(memory: VirtqueueMemory): void {
+    this.memory = memory;
+    this.bases = windowAddresses(memory);
   }
 
   /** True while `collect` still owes chains of an in-order batch whose used entry it has read. */

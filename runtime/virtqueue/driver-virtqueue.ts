@@ -53,6 +53,9 @@ export interface DriverVirtqueue {
   enableCalls(): boolean;
   disableCalls(): void;
 
+  /** Takes a changed memory map over, which still holds the ring and every segment in flight at the same places. */
+  rebind(memory: VirtqueueMemory): void;
+
   /** Where the ring stands. Plain data; to go on from it, nothing may be in flight. */
   state(): VirtqueueState;
 }

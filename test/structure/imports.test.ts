@@ -34,6 +34,15 @@ const TABLE: Record<string, readonly string[]> = {
     'generated/virtio',
     'node',
   ],
+  'runtime/drivers': [
+    'runtime/vhost-user',
+    'runtime/virtqueue',
+    'runtime/memory',
+    'runtime/platform/platform',
+    'runtime/wire',
+    'runtime/errors',
+    'generated/virtio',
+  ],
   'runtime/devices/blk': [
     'runtime/device',
     'runtime/wire',
@@ -65,6 +74,7 @@ const TABLE: Record<string, readonly string[]> = {
   ],
   'runtime/backings': ['runtime/platform/platform', 'runtime/errors', 'runtime/devices/blk/backing', 'node'],
   'runtime/testing': [
+    'runtime/drivers',
     'runtime/memory',
     'runtime/virtqueue',
     'runtime/vhost-user',

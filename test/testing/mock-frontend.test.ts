@@ -217,8 +217,10 @@ async function serve(
 async function acknowledgeable(frontend: MockFrontend, peer: FrontendConnection, more = 0n): Promise<void> {
   const protocol = ProtocolFeature.replyAck | more;
   const negotiation = frontend.negotiate({ features: VirtioFeature.version1 });
-  await serve(peer, 5, async (message) => {
+  const slots = (more & ProtocolFeature.configureMemSlots) !== 0n;
+  await serve(peer, slots ? 6 : 5, async (message) => {
     const values: Record<number, bigint> = {
+      [FrontendRequestId.getMaxMemSlots]: 8n,
       [FrontendRequestId.getFeatures]: VirtioFeature.version1 | VirtioFeature.vhostUserProtocolFeatures,
       [FrontendRequestId.getProtocolFeatures]: protocol,
     };

@@ -6,17 +6,11 @@ import {
   VirtqueueError,
   WireError,
 } from '../../errors.js';
-import {
-  decodeExactly,
-  encodeToBytes,
-  u64,
-  type FdRule,
-  type ReplyRule,
-  type RequestRow,
-} from '../../wire/index.js';
+import { decodeExactly, encodeToBytes, u64, type RequestRow } from '../../wire/index.js';
 import { frontendRequestById, frontendRequests } from '../../../generated/vhost-user/frontend-requests.js';
 import { HeaderFlag } from '../../../generated/vhost-user/header.js';
 import type { FdBundle } from '../fd-bundle.js';
+import { expectedFds, replyRuleOf } from '../message-rules.js';
 import type { MessageStream, ReceivedMessage } from '../message-stream.js';
 import type { NegotiatedFeatures } from '../negotiated-features.js';
 
@@ -108,7 +102,7 @@ export class RequestDispatcher {
 
   #finish(row: RequestRow, message: ReceivedMessage, ackDue: boolean, reply: unknown): void {
     message.fds.close();
-    const rule = this.#replyRule(row);
+    const rule = replyRuleOf(row, this.#options.features.acceptedProtocol);
     if (rule.kind === 'payload') {
       // A handler that gives nothing answers with an empty payload: that is how GET_CONFIG says that it cannot.
       this.#send(
@@ -125,21 +119,13 @@ export class RequestDispatcher {
     const malformed = thrown instanceof MalformedMessage;
     const error = malformed ? thrown.error : named(row, thrown);
     // GET_CONFIG says that it cannot by an empty reply; everything else by an acknowledgement, if one was asked for.
-    const rule = row === undefined ? null : this.#replyRule(row);
+    const rule = row === undefined ? null : replyRuleOf(row, this.#options.features.acceptedProtocol);
     const saysEmpty = rule?.kind === 'payload' && rule.empty === 'error';
     const due = saysEmpty || ackDue || this.#ackDue(message);
     if (due) this.#send(message.request, saysEmpty ? null : encodeToBytes(u64, FAILURE));
     // Anything but our own errors is a defect of this program: the state it left behind is not to be trusted.
     if (due && !malformed && thrown instanceof VhostUserError) this.#options.onRefused(error);
     else this.#options.onFatal(error);
-  }
-
-  #replyRule(row: RequestRow): ReplyRule {
-    const when = row.reply.when;
-    if (when === undefined) return row.reply;
-    // Named states belong to postcopy, which is not offered.
-    const holds = when.state === null && this.#options.features.hasProtocol(when.protocol);
-    return holds ? when.then : row.reply;
   }
 
   #ackDue(message: ReceivedMessage): boolean {
@@ -176,18 +162,6 @@ function checkFds(row: RequestRow, payload: unknown, count: number): void {
   if (count >= min && count <= max + row.fds.tolerated) return;
   const expected = min === max ? String(min) : `${min} to ${max}`;
   throw malformed('ERR_VHOST_FDS', row, `expected ${expected} file descriptors, got ${count}`);
-}
-
-function expectedFds(rule: FdRule, payload: unknown): { min: number; max: number } {
-  if (rule.countOf !== null) {
-    const { length } = (payload as Record<string, { length: number }>)[rule.countOf]!;
-    return { min: length, max: length };
-  }
-  if (rule.absentIfBit !== null) {
-    const absent = (((payload as bigint) >> BigInt(rule.absentIfBit)) & 1n) === 1n;
-    return absent ? { min: 0, max: 0 } : { min: rule.max, max: rule.max };
-  }
-  return rule;
 }
 
 /**

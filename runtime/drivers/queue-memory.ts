@@ -1,10 +1,10 @@
+import type { GuestBuffer, SharedMemory } from '../memory/shared-memory.js';
 import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
 import { type DriverVirtqueue, ringLayout } from '../virtqueue/driver-virtqueue.js';
 import { startDriverVirtqueue } from '../virtqueue/start-driver.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
-import type { GuestBuffer, GuestRam } from './guest-ram.js';
 
-/** Segments that an indirect table of a mock queue holds at most. */
+/** Segments that an indirect table of a driver's queue holds at most. */
 export const INDIRECT_CAPACITY = 128;
 
 /** The guest memory of one queue: its three areas and, with INDIRECT_DESC, its indirect tables. */
@@ -12,26 +12,26 @@ export class QueueMemory implements Disposable {
   readonly areas: VirtqueueAreas;
   readonly #index: number;
   readonly #size: number;
-  readonly #ram: GuestRam;
+  readonly #memory: SharedMemory;
   readonly #features: bigint;
   readonly #tables: GuestBuffer | null;
   readonly #buffers: GuestBuffer[];
 
-  constructor(ram: GuestRam, index: number, size: number, features: bigint) {
-    this.#ram = ram;
+  constructor(memory: SharedMemory, index: number, size: number, features: bigint) {
+    this.#memory = memory;
     this.#index = index;
     this.#size = size;
     this.#features = features;
     const layout = ringLayout(this.#format, size);
     const area = ({ length, alignment }: { length: number; alignment: number }) =>
-      ram.allocate(length, Math.max(alignment, 64));
+      memory.allocate(length, Math.max(alignment, 64));
     const areas = {
       descriptor: area(layout.descriptor),
       driver: area(layout.driver),
       device: area(layout.device),
     };
     const indirect = (features & VirtioFeature.indirectDesc) !== 0n;
-    this.#tables = indirect ? ram.allocate(size * Math.min(size, INDIRECT_CAPACITY) * 16) : null;
+    this.#tables = indirect ? memory.allocate(size * Math.min(size, INDIRECT_CAPACITY) * 16) : null;
     this.areas = areas;
     this.#buffers = [...Object.values(areas), ...(this.#tables === null ? [] : [this.#tables])];
   }
@@ -47,11 +47,11 @@ export class QueueMemory implements Disposable {
         eventIdx: (this.#features & VirtioFeature.eventIdx) !== 0n,
         inOrder: (this.#features & VirtioFeature.inOrder) !== 0n,
         areas: this.areas,
-        memory: this.#ram.memory,
+        memory: this.#memory.memory,
         ...(this.#tables === null ? {} : { indirect: { place: this.#tables, capacity } }),
         ...(state === undefined ? {} : { state }),
       },
-      this.#ram.platform.windows,
+      this.#memory.platform.windows,
     );
   }
 

@@ -1,5 +1,5 @@
-import { DeviceError } from '../errors.js';
-import { BlkStatus } from '../../generated/virtio/devices/blk/layouts.js';
+import { DeviceError } from '../../errors.js';
+import { BlkStatus } from '../../../generated/virtio/devices/blk/layouts.js';
 
 /** The error for a status byte other than OK; 0xff stands where the device wrote none. */
 export function statusError(request: string, status: number): DeviceError {

@@ -1,5 +1,5 @@
-import { DeviceError } from '../errors.js';
-import { decodeExactly, encodeToBytes } from '../wire/index.js';
+import { DeviceError } from '../../errors.js';
+import { decodeExactly, encodeToBytes } from '../../wire/index.js';
 import {
   BLK_ID_SIZE,
   BLK_SECTOR_SIZE,
@@ -9,14 +9,20 @@ import {
   BlkRequestType,
   BlkStatus,
   BlkWriteZeroesFlag,
-} from '../../generated/virtio/devices/blk/layouts.js';
+} from '../../../generated/virtio/devices/blk/layouts.js';
 import { type BlockBatch, type BlockBatchResult, BlockPipeline } from './block-pipeline.js';
-import type { MockDriver } from './mock-driver.js';
 import { lengthError, statusError } from './block-status.js';
-import type { MockQueue } from './mock-queue.js';
+import type { DriverQueue } from '../driver-queue.js';
 
 /** Fields up to and including write zeroes: what every back-end has, older ones nothing more. */
 const CONFIG_BYTES = 60;
+
+/** What has a front-end that reads configuration space: a `VirtioDriver`. */
+export interface ConfiguredDevice {
+  readonly frontend: {
+    readConfig(length: number, offset?: number, signal?: AbortSignal): Promise<Uint8Array>;
+  };
+}
 
 export interface BlockOptions {
   readonly signal?: AbortSignal;
@@ -35,16 +41,16 @@ export interface BlockOptions {
  * ```
  */
 export class BlockClient {
-  readonly queue: MockQueue;
+  readonly queue: DriverQueue;
 
-  constructor(queue: MockQueue) {
+  constructor(queue: DriverQueue) {
     this.queue = queue;
   }
 
   /** The device's configuration space; fields of features that are not negotiated are 0. */
-  static async configuration(driver: MockDriver, signal?: AbortSignal): Promise<BlkConfig> {
+  static async configuration(driver: ConfiguredDevice, signal?: AbortSignal): Promise<BlkConfig> {
     const bytes = new Uint8Array(BlkConfig.maxSize);
-    bytes.set(await driver.frontend.readConfig(CONFIG_BYTES, signal));
+    bytes.set(await driver.frontend.readConfig(CONFIG_BYTES, 0, signal));
     return decodeExactly(BlkConfig, bytes);
   }
 

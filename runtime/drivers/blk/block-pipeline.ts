@@ -1,13 +1,13 @@
-import { DeviceError } from '../errors.js';
-import { UsedBatch } from '../virtqueue/driver-virtqueue.js';
+import { DeviceError } from '../../errors.js';
+import { type DriverVirtqueue, UsedBatch } from '../../virtqueue/driver-virtqueue.js';
 import {
   BLK_SECTOR_SIZE,
   BlkRequestHeader,
   BlkRequestType,
-} from '../../generated/virtio/devices/blk/layouts.js';
+} from '../../../generated/virtio/devices/blk/layouts.js';
 import { lengthError, statusError } from './block-status.js';
-import type { GuestBuffer } from './guest-ram.js';
-import type { MockQueue } from './mock-queue.js';
+import type { GuestBuffer } from '../../memory/shared-memory.js';
+import type { DriverQueue, QueueUser } from '../driver-queue.js';
 
 /** Many reads or writes of one length. */
 export interface BlockBatch {
@@ -52,8 +52,8 @@ const SPIN_MILLISECONDS = 50;
  *
  *   rows of a slot   header (16 bytes, readable) | data | status (1 byte, writable)
  */
-export class BlockPipeline implements Disposable {
-  readonly #queue: MockQueue;
+export class BlockPipeline implements Disposable, QueueUser {
+  readonly #queue: DriverQueue;
   readonly #batch: BlockBatch;
   readonly #depth: number;
   readonly #control: GuestBuffer;
@@ -63,12 +63,17 @@ export class BlockPipeline implements Disposable {
   #freeCount: number;
   readonly #slotOf: Uint16Array;
   readonly #positionOf: Float64Array;
+  /** By slot: the request's number, which says in what order those under way were asked for. */
+  readonly #numberOf: Float64Array;
   readonly #used: UsedBatch;
   #inFlight = 0;
   #failure: unknown = null;
+  #leave: () => void = () => undefined;
+  /** Requests that came back while the device was replaced. */
+  #doneEarly = 0;
 
   /** Takes its guest memory. Throws ERR_GUEST_MEMORY_LIMIT or ERR_DEVICE_REQUEST. */
-  constructor(queue: MockQueue, batch: BlockBatch) {
+  constructor(queue: DriverQueue, batch: BlockBatch) {
     const { ram, driver } = queue;
     const { blockLength, positions } = batch;
     if (
@@ -105,14 +110,16 @@ export class BlockPipeline implements Disposable {
     this.#freeCount = this.#depth;
     this.#slotOf = new Uint16Array(driver.size);
     this.#positionOf = new Float64Array(this.#depth);
+    this.#numberOf = new Float64Array(this.#depth);
     this.#used = new UsedBatch(this.#depth);
+    this.#leave = queue.use(this);
   }
 
   async run(): Promise<BlockBatchResult> {
     const { positions, poll, signal } = this.#batch;
     const queue = this.#queue;
     const total = this.#batch.requests ?? positions.length;
-    const kicksBefore = queue.driver.counters.kicks;
+    const kicksBefore = queue.kicks;
     const callsBefore = queue.calls;
     const begin = performance.now();
     let next = 0;
@@ -120,7 +127,8 @@ export class BlockPipeline implements Disposable {
     queue.driver.disableCalls();
     while (done < total && (this.#failure === null || this.#inFlight > 0)) {
       if (next < total && this.#failure === null) next = this.#issue(next, total);
-      const count = this.#reap();
+      const count = this.#reap() + this.#doneEarly;
+      this.#doneEarly = 0;
       done += count;
       if (count > 0) continue;
       if (queue.endReason !== null) throw queue.endReason;
@@ -136,12 +144,30 @@ export class BlockPipeline implements Disposable {
       requests: done,
       bytes: done * this.#batch.blockLength,
       seconds,
-      kicks: queue.driver.counters.kicks - kicksBefore,
+      kicks: queue.kicks - kicksBefore,
       calls: queue.calls - callsBefore,
     };
   }
 
+  /** Issues what is under way once more, as it lies in guest memory, in the order of before. */
+  restarted(before: DriverVirtqueue): void {
+    for (let count = this.#reap(before); count > 0; count = this.#reap(before)) this.#doneEarly += count;
+    const { driver } = this.#queue;
+    const free = new Set(this.#freeSlots.subarray(0, this.#freeCount));
+    const slots = Array.from({ length: this.#depth }, (_, slot) => slot).filter((slot) => !free.has(slot));
+    slots.sort((a, b) => this.#numberOf[a]! - this.#numberOf[b]!);
+    const readable = this.#batch.operation === 'read' ? 1 : 2;
+    for (const slot of slots) {
+      const id =
+        this.#batch.indirect === true
+          ? driver.addIndirect(this.#rows, slot * 3, readable, 3 - readable)
+          : driver.add(this.#rows, slot * 3, readable, 3 - readable);
+      this.#slotOf[id] = slot;
+    }
+  }
+
   [Symbol.dispose](): void {
+    this.#leave();
     // Memory of requests that never came back stays taken: the device may still write there.
     if (this.#inFlight > 0) return;
     this.#control.free();
@@ -175,6 +201,7 @@ export class BlockPipeline implements Disposable {
       if (id < 0) break;
       this.#slotOf[id] = slot;
       this.#positionOf[slot] = position;
+      this.#numberOf[slot] = next;
       this.#freeCount--;
       next++;
     }
@@ -185,11 +212,11 @@ export class BlockPipeline implements Disposable {
   }
 
   /** Takes back what the device has done. Notes the first failure. */
-  #reap(): number {
+  #reap(driver: DriverVirtqueue = this.#queue.driver): number {
     const { check, operation, blockLength } = this.#batch;
     const windows = this.#queue.ram.platform.windows;
     const used = this.#used;
-    const count = this.#queue.driver.collect(used, used.capacity);
+    const count = driver.collect(used, used.capacity);
     if (count === 0) return 0;
     const control = windows.u8[this.#control.window]!;
     const expected = operation === 'read' ? blockLength + 1 : 1;

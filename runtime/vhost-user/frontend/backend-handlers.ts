@@ -1,0 +1,44 @@
+import { VhostError } from '../../errors.js';
+import { IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
+import type { BackendRequestMap } from './backend-requests.js';
+import type { Frontend } from './frontend.js';
+
+/** What a front-end serves by itself. A handler map of the caller's comes before it; everything else is refused. */
+export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
+  backendConfigChangeMsg: (frontend) => void frontend.emit('configurationChanged'),
+
+  backendVringCall: (frontend, { index }) => vringOf(frontend, index).called(),
+
+  backendVringErr: (frontend, { index }) => vringOf(frontend, index).failed(),
+
+  /** IOVAs are guest addresses here, so that a whole region answers a miss anywhere in it. */
+  backendIotlbMsg: (frontend, { iova, type }) => {
+    if (type !== IotlbType.miss) {
+      throw new VhostError('ERR_VHOST_REFUSED', `IOTLB message of type ${type} at 0x${iova.toString(16)}`);
+    }
+    const region = frontend.memory.regions
+      .map((each) => each.region.description)
+      .find(({ guestAddress, size }) => iova >= guestAddress && iova < guestAddress + size);
+    if (region === undefined) {
+      throw new VhostError('ERR_VHOST_REFUSED', `no memory at IOVA 0x${iova.toString(16)}`);
+    }
+    // Not waited for: the back-end may fetch it only after it has the answer to its own message.
+    const { guestAddress, size, userAddress } = region;
+    const permission = IotlbPermission.readWrite;
+    frontend
+      .request('iotlbMsg', { iova: guestAddress, size, userAddress, permission, type: IotlbType.update })
+      .then((result) => {
+        if (result === 0n) return;
+        throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${result}`, {
+          request: 'VHOST_USER_IOTLB_MSG',
+        });
+      })
+      .catch((error: unknown) => frontend.emit('trouble', error as VhostError));
+  },
+};
+
+function vringOf(frontend: Frontend, index: number): { called(): void; failed(): void } {
+  const vring = frontend.vring(index);
+  if (vring === undefined) throw new VhostError('ERR_VHOST_PAYLOAD', `there is no ring ${index}`);
+  return vring;
+}

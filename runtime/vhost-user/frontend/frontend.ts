@@ -1,0 +1,622 @@
+import { EventEmitter } from 'node:events';
+import { GuestMemoryError, PlatformError, VhostError, type VhostUserError } from '../../errors.js';
+import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
+import type { Platform, SocketStream } from '../../platform/platform.js';
+import type {
+  FrontendRequestName,
+  FrontendRequests,
+} from '../../../generated/vhost-user/frontend-requests.js';
+import { MAX_CONFIG_SPACE_SIZE, VringFdFlag } from '../../../generated/vhost-user/payloads.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+import { DeviceStatus } from '../../../generated/virtio/status.js';
+import { defaultBackendHandlers } from './backend-handlers.js';
+import { BackendRequestServer, type BackendRequestMap } from './backend-requests.js';
+import {
+  type BackendSource,
+  ConnectingSource,
+  ListeningSource,
+  type Retry,
+  SingleSource,
+} from './connections.js';
+import type { FeatureFilter } from './feature-filter.js';
+import { type MessageOrder, type Negotiated, negotiate } from './negotiation.js';
+import { RequestChannel, type RequestOptions } from './request-channel.js';
+import { FrontendVring, type VringSetup } from './vring.js';
+
+export interface FrontendOptions {
+  readonly platform: Platform;
+  /** What is shared with the back-end. Stays the caller's, and outlives the front-end. */
+  readonly memory: SharedMemory;
+  readonly features: FeatureFilter;
+  /** How many rings there will be; 1 when absent. A back-end that serves fewer gets what it serves. */
+  readonly queues?: number;
+  readonly order?: MessageOrder;
+  /** Serves the back-end's requests; those that are missing are served or refused by the front-end itself. */
+  readonly handlers?: BackendRequestMap<Frontend>;
+  /** Give the back-end no kick fds: it polls. */
+  readonly withoutKick?: boolean;
+  /** Give it no call fds: the driver polls. */
+  readonly withoutCall?: boolean;
+  /** Share memory as one table even where the back-end takes regions one by one. */
+  readonly memoryTable?: boolean;
+  /** Bounds the replay to a new back-end after the one before is gone; unbounded when absent. */
+  readonly restoreSignal?: () => AbortSignal;
+}
+
+export interface ConnectOptions extends FrontendOptions {
+  readonly path: string;
+  /** Bounds everything until the back-end is ready. */
+  readonly signal?: AbortSignal;
+}
+
+export interface FrontendEvents {
+  /** BACKEND_CONFIG_CHANGE_MSG: read the configuration space again. */
+  configurationChanged: [];
+  /** The back-end is gone; the front-end waits for another. */
+  disconnected: [reason: VhostUserError];
+  /** Another back-end has been told everything, and every ring was kicked. */
+  reconnected: [];
+  /** Something failed that nobody waits for: a request of the back-end was refused, or its channel ended. */
+  trouble: [error: VhostUserError];
+}
+
+/**
+ * A front-end and its conversation with a back-end: memory, negotiation, rings. Everything the table of requests has is a
+ * typed `request`; what takes more than one message, or has to be remembered for a back-end that is restarted, is a method.
+ *
+ * - `Frontend.connect` connects to a back-end that listens, with as many attempts as the caller allows.
+ * - `Frontend.listen` waits for a back-end that connects. When it goes and another comes (or it comes back), the whole
+ *   session is replayed: owner, features, memory, rings, and a kick for each. `connect` does the same with `reconnect`.
+ *
+ * @example
+ * ```ts
+ * using memory = new SharedMemory(platform, { size: 1 << 24 });
+ * using frontend = await Frontend.connect({ platform, memory, path, features: { supported: VirtioFeature.version1 } });
+ * const space = await frontend.readConfig(60);
+ * ```
+ */
+export class Frontend extends EventEmitter<FrontendEvents> implements Disposable {
+  readonly platform: Platform;
+  readonly memory: SharedMemory;
+  readonly #options: FrontendOptions;
+  readonly #source: BackendSource;
+  readonly #closing = new AbortController();
+  /** null while there is no back-end that has been told everything. */
+  #channel: RequestChannel | null = null;
+  #server: BackendRequestServer<Frontend> | null = null;
+  #negotiated: Negotiated | null = null;
+  readonly #vrings = new Map<number, FrontendVring>();
+  #driverOk = false;
+  #end: VhostUserError | null = null;
+  #markEnded!: (reason: VhostUserError) => void;
+  /** Resolves with the reason once no back-end is there and none will come. */
+  readonly ended = new Promise<VhostUserError>((resolve) => (this.#markEnded = resolve));
+
+  private constructor(options: FrontendOptions, source: BackendSource) {
+    super();
+    this.#options = options;
+    this.#source = source;
+    this.platform = options.platform;
+    this.memory = options.memory;
+  }
+
+  /** Connects to a listening back-end and negotiates. `reconnect` connects again, with `retry`, when it is gone. */
+  static connect(
+    options: ConnectOptions & { readonly retry?: Retry; readonly reconnect?: boolean },
+  ): Promise<Frontend> {
+    const { platform, path, reconnect = false } = options;
+    const retry = options.retry ?? { attempts: 1, delayMilliseconds: 0 };
+    return Frontend.#open(options, new ConnectingSource(platform, path, retry, reconnect), options.signal);
+  }
+
+  /** Listens, and resolves when the first back-end is ready. */
+  static async listen(options: ConnectOptions): Promise<Frontend> {
+    return Frontend.#open(options, new ListeningSource(options.platform, options.path), options.signal);
+  }
+
+  /** Takes a connected stream over. */
+  static attach(
+    options: FrontendOptions & { readonly stream: SocketStream; readonly signal?: AbortSignal },
+  ): Promise<Frontend> {
+    return Frontend.#open(options, new SingleSource(options.stream), options.signal);
+  }
+
+  static async #open(
+    options: FrontendOptions,
+    source: BackendSource,
+    signal: AbortSignal | undefined,
+  ): Promise<Frontend> {
+    const frontend = new Frontend(options, source);
+    try {
+      await frontend.#take(await source.next(signal), signal);
+      return frontend;
+    } catch (error) {
+      frontend.close();
+      throw error;
+    }
+  }
+
+  /** What was agreed on with the back-end that is there, or was there last. */
+  get negotiated(): Negotiated {
+    return this.#negotiated!;
+  }
+
+  /** Why it is over, null while it is not. */
+  get endReason(): VhostUserError | null {
+    return this.#end;
+  }
+
+  /** False while the front-end waits for another back-end, and after the end. */
+  get connected(): boolean {
+    return this.#channel !== null;
+  }
+
+  /** A ring that was mentioned. */
+  vring(index: number): FrontendVring | undefined {
+    return this.#vrings.get(index);
+  }
+
+  /** One request, whatever it is; see `RequestChannel.request`. */
+  request<Name extends FrontendRequestName>(
+    name: Name,
+    payload: FrontendRequests[Name]['payload'],
+    options: RequestOptions = {},
+  ): Promise<FrontendRequests[Name]['reply']> {
+    if (this.#channel !== null) return this.#channel.request(name, payload, options);
+    return Promise.reject(
+      this.#end ?? new VhostError('ERR_VHOST_DISCONNECTED', 'there is no back-end at the moment'),
+    );
+  }
+
+  // --- rings
+
+  /** Sets rings up and starts them, then enables those that are to be; each is kicked once. */
+  async startVrings(setups: readonly VringSetup[], signal?: AbortSignal): Promise<void> {
+    const vrings = setups.map((setup) => {
+      const { queueCount } = this.negotiated;
+      if (queueCount !== null && setup.index >= queueCount) {
+        throw new VhostError(
+          'ERR_VHOST_STATE',
+          `ring ${setup.index}: the back-end serves ${queueCount} queues`,
+        );
+      }
+      const vring = this.#vring(setup.index);
+      vring.prepare(setup);
+      return vring;
+    });
+    await this.#startAll(vrings, signal);
+  }
+
+  /** Disables rings, stops them and resolves with each one's base, as GET_VRING_BASE says it. */
+  async stopVrings(indexes: readonly number[], signal?: AbortSignal): Promise<number[]> {
+    const pass = signal === undefined ? {} : { signal };
+    for (const index of indexes) await this.#sendEnable(index, false, signal);
+    const bases: number[] = [];
+    for (const index of indexes) {
+      const state = await this.request('getVringBase', { index, num: 0 }, pass);
+      if (state.index !== index) {
+        const error = new VhostError('ERR_VHOST_REPLY', `asked for ring ${index}, got ring ${state.index}`, {
+          request: 'VHOST_USER_GET_VRING_BASE',
+        });
+        this.#channel?.close(error);
+        throw error;
+      }
+      const vring = this.#vring(index);
+      vring.started = false;
+      vring.base = state.num;
+      bases.push(state.num);
+    }
+    return bases;
+  }
+
+  /** Enables or disables a ring, running or not. Without protocol features every ring is enabled always. */
+  async enableVring(index: number, enabled: boolean, signal?: AbortSignal): Promise<void> {
+    this.#vring(index).enabled = enabled;
+    await this.#sendEnable(index, enabled, signal);
+  }
+
+  /** Enables the first `count` pairs of rings (2k receives, 2k + 1 transmits) and disables the others that run. */
+  async enableQueuePairs(count: number, signal?: AbortSignal): Promise<void> {
+    const started = [...this.#vrings.values()].filter((vring) => vring.started);
+    const pairs = Math.floor(started.length / 2);
+    if (!Number.isInteger(count) || count < 1 || count > pairs) {
+      throw new VhostError('ERR_VHOST_STATE', `cannot enable ${count} queue pairs, ${pairs} run`);
+    }
+    for (const { index } of started) await this.enableVring(index, index < 2 * count, signal);
+  }
+
+  /** Kicks a ring, by its eventfd or in-band. Without either the back-end polls, and nothing happens. */
+  kick(index: number): void {
+    const vring = this.#vrings.get(index);
+    if (vring === undefined) return;
+    if (vring.kickFd >= 0) this.platform.signalEventFd(vring.kickFd);
+    else if (this.#inband && this.#channel !== null) {
+      this.request('vringKick', { index, num: 0 }, { needReply: false }).catch((error: unknown) =>
+        this.emit('trouble', error as VhostError),
+      );
+    }
+  }
+
+  // --- memory
+
+  /**
+   * Adds a region while rings run: they are paused, the region is told, they go on. Resolves with it. When the back-end does
+   * not take it the region is gone again.
+   */
+  async addMemory(size: number, guestAddress?: bigint, signal?: AbortSignal): Promise<SharedRegion> {
+    const shared =
+      guestAddress === undefined ? this.memory.addRegion(size) : this.memory.addRegion(size, guestAddress);
+    try {
+      this.#checkSlots();
+      await this.#paused(signal, () => this.#tellAdded(shared, signal));
+    } catch (error) {
+      this.memory.removeRegion(shared);
+      throw error;
+    }
+    return shared;
+  }
+
+  /** Takes a region away that nothing is allocated in, in the same manner. */
+  async removeMemory(shared: SharedRegion, signal?: AbortSignal): Promise<void> {
+    const { description } = shared.region;
+    const pass = signal === undefined ? {} : { signal };
+    this.memory.removeRegion(shared);
+    await this.#paused(signal, () =>
+      this.#slots
+        ? this.request('remMemReg', { region: description }, pass)
+        : this.#tellTable(this.#channel, signal),
+    );
+  }
+
+  // --- device
+
+  /**
+   * Reads `length` bytes of configuration space from `offset` on. Asked for from the start on: libvhost-user answers so
+   * whatever the offset.
+   */
+  async readConfig(length: number, offset = 0, signal?: AbortSignal): Promise<Uint8Array> {
+    const size = offset + length;
+    if (size > MAX_CONFIG_SPACE_SIZE) {
+      throw new VhostError(
+        'ERR_VHOST_PAYLOAD',
+        `configuration space has at most ${MAX_CONFIG_SPACE_SIZE} bytes`,
+      );
+    }
+    const ask = { offset: 0, flags: 0 as const, payload: new Uint8Array(size) };
+    const { payload } = await this.request('getConfig', ask, signal === undefined ? {} : { signal });
+    if (payload.byteLength !== size) {
+      throw new VhostError(
+        'ERR_VHOST_REPLY',
+        `asked for ${size} bytes of configuration space, got ${payload.byteLength}`,
+        { request: 'VHOST_USER_GET_CONFIG' },
+      );
+    }
+    return payload.subarray(offset);
+  }
+
+  /** Writes configuration space as the driver, or as a migration does, which may write everything. */
+  async writeConfig(
+    offset: number,
+    bytes: Uint8Array,
+    options: { migration?: boolean; signal?: AbortSignal } = {},
+  ): Promise<void> {
+    const { migration = false, ...pass } = options;
+    await this.request('setConfig', { offset, flags: migration ? 1 : 0, payload: bytes }, pass);
+  }
+
+  /** Tells a network device that a guest has moved here. `mac` is six bytes. */
+  async sendRarp(mac: Uint8Array, signal?: AbortSignal): Promise<void> {
+    const padded = new Uint8Array(8);
+    padded.set(mac.subarray(0, 6));
+    const value = new DataView(padded.buffer).getBigUint64(0, true);
+    await this.request('sendRarp', value, signal === undefined ? {} : { signal });
+  }
+
+  /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */
+  async resetDevice(signal?: AbortSignal): Promise<void> {
+    await this.request('resetDevice', undefined, signal === undefined ? {} : { signal });
+    for (const vring of this.#vrings.values()) vring.started = vring.enabled = false;
+    this.#driverOk = false;
+  }
+
+  /** Hangs up and closes every fd. The memory stays. Idempotent. */
+  close(): void {
+    this.#finish(new VhostError('ERR_VHOST_DISCONNECTED', 'the connection was closed here'));
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  // --- the connection
+
+  /** Tells a back-end everything: the first one up to its features and memory, a later one also of the rings. */
+  async #take(stream: SocketStream, signal: AbortSignal | undefined): Promise<void> {
+    const channel = new RequestChannel(this.platform, stream);
+    try {
+      const first = this.#negotiated === null;
+      this.#negotiated = await negotiate(channel, {
+        filter: this.#options.features,
+        order: this.#options.order ?? 'virtio-user',
+        openBackendChannel: (bound) => this.#openBackendChannel(channel, bound),
+        earlyCalls: (queueCount, bound) => this.#earlyCalls(channel, queueCount, bound),
+        ...(first ? {} : { required: this.#negotiated!.features }),
+        signal,
+      });
+      this.#checkSlots();
+      await this.#tellMemory(channel, signal);
+      // From here on the caller's requests may go between ours; before, they would come out of order.
+      this.#channel = channel;
+      if (!first) await this.#replayRings(signal);
+    } catch (error) {
+      this.#channel = null;
+      this.#closeServer();
+      channel.close();
+      throw error;
+    }
+    void channel.ended.then((reason) => this.#lost(channel, reason));
+  }
+
+  async #replayRings(signal: AbortSignal | undefined): Promise<void> {
+    this.#driverOk = false;
+    const started = [...this.#vrings.values()].filter((vring) => vring.started);
+    for (const vring of started) vring.base = vring.setup?.restore?.() ?? vring.base;
+    await this.#startAll(started, signal);
+  }
+
+  #lost(channel: RequestChannel, reason: VhostUserError): void {
+    if (this.#channel !== channel) return;
+    this.#channel = null;
+    this.#closeServer();
+    if (!this.#source.repeats || this.#end !== null) {
+      this.#finish(reason);
+      return;
+    }
+    this.emit('disconnected', reason);
+    void this.#restore();
+  }
+
+  /** Waits for another back-end, however many fail before it is told everything. */
+  async #restore(): Promise<void> {
+    while (this.#end === null) {
+      try {
+        const stream = await this.#source.next(this.#closing.signal);
+        const bound = this.#options.restoreSignal?.();
+        const signals = [this.#closing.signal, ...(bound === undefined ? [] : [bound])];
+        await this.#take(stream, AbortSignal.any(signals));
+        this.emit('reconnected');
+        return;
+      } catch (error) {
+        if (this.#end !== null) return;
+        // A back-end that goes once more, or does not answer, is one of many; one that lacks what is in use, or cannot
+        // be reached at all, is the end.
+        const another =
+          error instanceof VhostError && error.code === 'ERR_VHOST_DISCONNECTED'
+            ? true
+            : error instanceof DOMException;
+        if (another) this.emit('trouble', asError(error));
+        else return this.#finish(asError(error));
+      }
+    }
+  }
+
+  #finish(reason: VhostUserError): void {
+    if (this.#end !== null) return;
+    this.#end = reason;
+    this.#closing.abort(reason);
+    this.#source.close();
+    const channel = this.#channel;
+    this.#channel = null;
+    channel?.close(reason instanceof VhostError ? reason : undefined);
+    this.#closeServer();
+    for (const vring of this.#vrings.values()) vring.close();
+    this.#markEnded(reason);
+  }
+
+  async #openBackendChannel(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
+    const { platform } = this;
+    const [mine, theirs] = platform.socketPair();
+    try {
+      this.#closeServer();
+      this.#server = new BackendRequestServer<Frontend>({
+        platform,
+        stream: platform.adoptSocket(mine) as SocketStream,
+        features: channel.features,
+        context: this,
+        handlers: { ...defaultBackendHandlers, ...this.#options.handlers },
+        onRefused: (error) => this.emit('trouble', error),
+        onEnd: (error) => {
+          if (error !== null) this.emit('trouble', error);
+        },
+      });
+      const fds = [theirs];
+      await channel.request('setBackendReqFd', undefined, signal === undefined ? { fds } : { fds, signal });
+    } finally {
+      platform.closeFd(theirs);
+    }
+  }
+
+  #closeServer(): void {
+    this.#server?.close();
+    this.#server = null;
+  }
+
+  // --- what is told
+
+  async #earlyCalls(
+    channel: RequestChannel,
+    queueCount: number | null,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const count = Math.min(this.#options.queues ?? 1, queueCount ?? Infinity);
+    const inband = channel.features.hasProtocol(ProtocolFeature.inbandNotifications);
+    for (let index = 0; index < count; index++) {
+      const vring = this.#vring(index, inband);
+      await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
+    }
+  }
+
+  async #tellMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
+    const slots = channel.features.hasProtocol(ProtocolFeature.configureMemSlots);
+    if (!slots || this.#options.memoryTable === true) return this.#tellTable(channel, signal);
+    for (const shared of this.memory.regions) await this.#tellRegion(channel, shared, signal);
+  }
+
+  async #tellAdded(shared: SharedRegion, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#slots) await this.#tellRegion(this.#channel, shared, signal);
+    else await this.#tellTable(this.#channel, signal);
+  }
+
+  async #tellRegion(
+    channel: RequestChannel | null,
+    shared: SharedRegion,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const fds = [shared.fd];
+    const region = shared.region.description;
+    await alive(channel).request('addMemReg', { region }, signal === undefined ? { fds } : { fds, signal });
+  }
+
+  async #tellTable(channel: RequestChannel | null, signal: AbortSignal | undefined): Promise<void> {
+    const regions = this.memory.regions.map((shared) => shared.region.description);
+    const fds = this.memory.regions.map((shared) => shared.fd);
+    await alive(channel).request(
+      'setMemTable',
+      { regions },
+      signal === undefined ? { fds } : { fds, signal },
+    );
+  }
+
+  async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
+    for (const vring of vrings) await this.#startOne(vring, signal);
+    for (const { index, enabled } of vrings) if (enabled) await this.#sendEnable(index, true, signal);
+    if (!this.#driverOk && this.#has(ProtocolFeature.status)) {
+      const { acknowledge, driver, featuresOk, driverOk } = DeviceStatus;
+      const status = BigInt(acknowledge | driver | featuresOk | driverOk);
+      await this.request('setStatus', status, signal === undefined ? {} : { signal });
+      this.#driverOk = true;
+    }
+    for (const { index } of vrings) this.kick(index);
+  }
+
+  /** NUM, BASE, ADDR, ERR, and KICK, which starts it; CALL in the place that the order gives it. */
+  async #startOne(vring: FrontendVring, signal: AbortSignal | undefined): Promise<void> {
+    const pass = signal === undefined ? {} : { signal };
+    const { index } = vring;
+    const { size, areas } = vring.setup!;
+    const channel = alive(this.#channel);
+    const qemu = this.#options.order === 'qemu';
+    if (!qemu) await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
+    await channel.request('setVringNum', { index, num: size }, pass);
+    await channel.request('setVringBase', { index, num: vring.base }, pass);
+    await channel.request(
+      'setVringAddr',
+      {
+        index,
+        flags: 0,
+        descriptor: this.#ringAddress(areas.descriptor),
+        used: this.#ringAddress(areas.device),
+        available: this.#ringAddress(areas.driver),
+        log: 0n,
+      },
+      pass,
+    );
+    if (vring.errFd >= 0) await this.#tellFd(channel, 'setVringErr', index, vring.errFd, signal);
+    await this.#tellFd(channel, 'setVringKick', index, vring.kickFd, signal);
+    vring.started = true;
+    if (qemu) await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
+  }
+
+  /** An IOVA (a guest address here) behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own. */
+  #ringAddress(place: { window: number; offset: number }): bigint {
+    const guest =
+      (this.negotiated.features & VirtioFeature.accessPlatform) !== 0n ||
+      this.#has(ProtocolFeature.gpaAddresses);
+    return guest ? this.memory.guestAddress(place) : this.memory.userAddress(place);
+  }
+
+  #tellFd(
+    channel: RequestChannel,
+    name: 'setVringKick' | 'setVringCall' | 'setVringErr',
+    index: number,
+    fd: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const pass = signal === undefined ? {} : { signal };
+    if (fd < 0) return channel.request(name, BigInt(index) | VringFdFlag.noFd, pass);
+    return channel.request(name, BigInt(index), { ...pass, fds: [fd] });
+  }
+
+  async #sendEnable(index: number, enabled: boolean, signal: AbortSignal | undefined): Promise<void> {
+    if ((this.negotiated.features & VirtioFeature.vhostUserProtocolFeatures) === 0n) return;
+    const pass = signal === undefined ? {} : { signal };
+    await this.request('setVringEnable', { index, num: enabled ? 1 : 0 }, pass);
+  }
+
+  /** Disables what runs, does it, and enables again, failed or not: the back-end still has the memory from before. */
+  async #paused(signal: AbortSignal | undefined, change: () => Promise<unknown>): Promise<void> {
+    const running = [...this.#vrings.values()].filter((vring) => vring.started && vring.enabled);
+    for (const { index } of running) await this.#sendEnable(index, false, signal);
+    try {
+      await change();
+    } finally {
+      if (this.#channel !== null && this.#channel.endReason === null) {
+        for (const { index } of running) await this.#sendEnable(index, true, signal);
+      }
+    }
+  }
+
+  #checkSlots(): void {
+    const { length } = this.memory.regions;
+    const { memorySlots } = this.negotiated;
+    if (length <= memorySlots) return;
+    throw new GuestMemoryError(
+      'ERR_GUEST_MEMORY_LIMIT',
+      `memory has ${length} regions, the back-end takes ${memorySlots}`,
+    );
+  }
+
+  #vring(index: number, inband = this.#inband): FrontendVring {
+    let vring = this.#vrings.get(index);
+    if (vring !== undefined) return vring;
+    if (!Number.isInteger(index) || index < 0 || index > 0xff) {
+      throw new VhostError('ERR_VHOST_STATE', `rings have indexes 0 to 255, not ${index}`);
+    }
+    const { withoutKick = false, withoutCall = false } = this.#options;
+    vring = new FrontendVring(
+      this.platform,
+      index,
+      { kick: !withoutKick && !inband, call: !withoutCall && !inband, err: !inband },
+      (error) => this.emit('trouble', error),
+    );
+    this.#vrings.set(index, vring);
+    return vring;
+  }
+
+  #has(mask: bigint): boolean {
+    return ((this.#negotiated?.protocol ?? 0n) & mask) === mask;
+  }
+
+  get #inband(): boolean {
+    return this.#has(ProtocolFeature.inbandNotifications);
+  }
+
+  get #slots(): boolean {
+    return this.#has(ProtocolFeature.configureMemSlots) && this.#options.memoryTable !== true;
+  }
+}
+
+function alive(channel: RequestChannel | null): RequestChannel {
+  if (channel !== null) return channel;
+  throw new VhostError('ERR_VHOST_DISCONNECTED', 'there is no back-end at the moment');
+}
+
+function asError(error: unknown): VhostUserError {
+  if (error instanceof VhostError || error instanceof PlatformError || error instanceof GuestMemoryError) {
+    return error;
+  }
+  return new VhostError('ERR_VHOST_DISCONNECTED', `telling a new back-end failed: ${String(error)}`, {
+    cause: error,
+  });
+}

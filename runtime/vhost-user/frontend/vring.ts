@@ -1,0 +1,114 @@
+import type { PlatformError } from '../../errors.js';
+import type { Platform, Watch } from '../../platform/platform.js';
+import type { VirtqueueAreas } from '../../virtqueue/device-virtqueue.js';
+
+/** A ring as the front-end tells the back-end of it. */
+export interface VringSetup {
+  readonly index: number;
+  /** Descriptors. */
+  readonly size: number;
+  readonly areas: VirtqueueAreas;
+  /** Where it stands, as SET_VRING_BASE takes it (`encodeBase`). Where it was stopped last when absent. */
+  readonly base?: number;
+  /** Enabled as soon as it is started; true when absent. */
+  readonly enabled?: boolean;
+  /** The back-end used something. */
+  readonly onCall?: () => void;
+  /** The back-end says that the ring is broken. */
+  readonly onError?: () => void;
+  /**
+   * Called when a new back-end takes the place of one that is gone, before it is told of the ring: readies the ring's memory
+   * and returns its base. Without it the ring goes on from where it was started or stopped last.
+   */
+  readonly restore?: () => number;
+}
+
+/** What a ring notifies with. */
+export interface Notifications {
+  /** false: no kick fd, the back-end polls or is told in-band. */
+  readonly kick: boolean;
+  /** false: no call fd, the driver polls or is told in-band. */
+  readonly call: boolean;
+  readonly err: boolean;
+}
+
+/** One ring in the front-end: its eventfds, and what has to be said again to a new back-end. */
+export class FrontendVring implements Disposable {
+  readonly index: number;
+  /** -1 where there is none. */
+  readonly kickFd: number;
+  readonly callFd: number;
+  readonly errFd: number;
+  readonly #platform: Platform;
+  #setup: VringSetup | null = null;
+  #closed = false;
+  readonly #watches: Watch[] = [];
+  /** As SET_VRING_BASE takes it, and GET_VRING_BASE last said. */
+  base = 0;
+  /** Between SET_VRING_KICK and GET_VRING_BASE. */
+  started = false;
+  enabled = false;
+
+  /** Throws PlatformError when there are no eventfds to be had. */
+  constructor(
+    platform: Platform,
+    index: number,
+    notifications: Notifications,
+    onFailure: (error: PlatformError) => void,
+  ) {
+    this.#platform = platform;
+    this.index = index;
+    const made: number[] = [];
+    const create = (wanted: boolean): number => {
+      if (!wanted) return -1;
+      made.push(platform.createEventFd());
+      return made.at(-1)!;
+    };
+    try {
+      this.kickFd = create(notifications.kick);
+      this.callFd = create(notifications.call);
+      this.errFd = create(notifications.err);
+      for (const [fd, notify] of [
+        [this.callFd, () => this.called()],
+        [this.errFd, () => this.failed()],
+      ] as const) {
+        if (fd >= 0) this.#watches.push(platform.watchEventFd(fd, notify, onFailure));
+      }
+    } catch (error) {
+      for (const watch of this.#watches.splice(0)) watch.close();
+      for (const fd of made) platform.closeFd(fd);
+      throw error;
+    }
+  }
+
+  /** null before `prepare`. */
+  get setup(): VringSetup | null {
+    return this.#setup;
+  }
+
+  /** Takes over how the ring is to be started. */
+  prepare(setup: VringSetup): void {
+    this.#setup = setup;
+    this.base = setup.base ?? this.base;
+    this.enabled = setup.enabled ?? true;
+  }
+
+  called(): void {
+    this.#setup?.onCall?.();
+  }
+
+  failed(): void {
+    this.#setup?.onError?.();
+  }
+
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const watch of this.#watches.splice(0)) watch.close();
+    for (const fd of [this.kickFd, this.callFd, this.errFd]) if (fd >= 0) this.#platform.closeFd(fd);
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
