@@ -12,8 +12,8 @@ export interface LoopQueue {
 
 export interface QueueLoopOptions {
   /**
-   * How long to look for more chains before asking for kicks, in microseconds; 0 never spins. The loop spins this long at
-   * most, and only while kicks have been following one another closely. Default 20.
+   * How long to look for more chains before asking for kicks, in microseconds; 0 never spins. While looking is in vain the
+   * loop does so ever more rarely. Default 20.
    */
   readonly spinMicroseconds?: number;
 }
@@ -22,6 +22,8 @@ export interface QueueLoopOptions {
 const TURNS_IN_A_ROW = 16;
 /** Peeks between two looks at the clock: a peek takes some 3 ns, a look at the clock ten times that. */
 const PEEKS_PER_CLOCK = 32;
+/** While spinning is in vain, up to this many sleeps go without one between two tries. */
+const MAX_PAUSE = 63;
 /** With more queues than this a round of peeks is too slow to be worth it. */
 const SPIN_QUEUES = 8;
 /** A queue without a kick fd is looked at this often, in milliseconds, when it has been idle for a while. */
@@ -39,7 +41,8 @@ const POLL_EAGER_LOOKS = 256;
  *             └────────────────────────────────────────┴──────────┘
  */
 export class QueueLoop {
-  readonly #maxSpin: number;
+  /** Milliseconds. */
+  readonly #spin: number;
   readonly #queues: LoopQueue[] = [];
   readonly #ready = new Set<LoopQueue>();
   readonly #polled = new Set<LoopQueue>();
@@ -47,13 +50,16 @@ export class QueueLoop {
   #pollImmediate: NodeJS.Immediate | null = null;
   #pollTimer: NodeJS.Timeout | null = null;
   #idleLooks = 0;
-  /** Milliseconds; grows while kicks follow closely on a vain spin or on sleep, shrinks while spinning is in vain. */
-  #spin: number;
-  #asleepSince = 0;
+  /**
+   * Sleeps without a spin after the last vain one, and how many of them are left. How long a sleep was says little about
+   * the next spin, since most of a short one is the kick's own way through the kernel; so the loop tries, doubles the pause
+   * with each vain try, and forgets it with the first that pays.
+   */
+  #pause = 0;
+  #pauseLeft = 0;
 
   constructor(options: QueueLoopOptions = {}) {
-    this.#maxSpin = (options.spinMicroseconds ?? 20) / 1000;
-    this.#spin = this.#maxSpin;
+    this.#spin = (options.spinMicroseconds ?? 20) / 1000;
   }
 
   add(queue: LoopQueue): void {
@@ -86,11 +92,6 @@ export class QueueLoop {
 
   /** A kick came: serves the queue now. */
   kicked(queue: LoopQueue): void {
-    if (this.#maxSpin > 0 && this.#asleepSince > 0) {
-      const slept = performance.now() - this.#asleepSince;
-      this.#asleepSince = 0;
-      this.#spin = slept < this.#maxSpin ? Math.min(this.#maxSpin, this.#spin * 2 + 0.002) : this.#spin / 2;
-    }
     this.#serve(queue);
   }
 
@@ -112,10 +113,7 @@ export class QueueLoop {
         queue = next;
         continue;
       }
-      if (this.#polled.has(queue) || !queue.sleep()) {
-        if (this.#maxSpin > 0) this.#asleepSince = performance.now();
-        return;
-      }
+      if (this.#polled.has(queue) || !queue.sleep()) return;
     }
     this.schedule(queue);
   }
@@ -124,10 +122,17 @@ export class QueueLoop {
   #spinFor(current: LoopQueue): LoopQueue | null {
     if (current.wantsTurn()) return current;
     // Others wait for the loop: they must not wait for us. So do completions, which arrive through the loop as well.
-    if (this.#spin < 0.001 || this.#ready.size > 0 || this.#polled.size > 0) return null;
+    if (this.#spin === 0 || this.#ready.size > 0 || this.#polled.size > 0) return null;
     if (this.#queues.length > SPIN_QUEUES) return null;
     for (const queue of this.#queues) if (queue.inFlight > 0) return null;
 
+    if (this.#pauseLeft > 0) {
+      this.#pauseLeft--;
+      return null;
+    }
+
+    const pause = this.#pause;
+    this.#pause = 0;
     const end = performance.now() + this.#spin;
     do {
       for (let peeks = 0; peeks < PEEKS_PER_CLOCK; peeks++) {
@@ -141,7 +146,7 @@ export class QueueLoop {
         }
       }
     } while (performance.now() < end);
-    this.#spin /= 2;
+    this.#pause = this.#pauseLeft = Math.min(MAX_PAUSE, pause * 2 + 1);
     return null;
   }
 

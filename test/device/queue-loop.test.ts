@@ -125,6 +125,30 @@ test('with spinning, chains that come meanwhile need no kick', () => {
   assert.is(queue.asleep, 1);
 });
 
+test('vain spins become rarer, and one that pays brings them back', () => {
+  const { loop, queues } = open(1);
+  const [queue] = queues as [StubQueue];
+  /** Whether the loop spun after a kick: without, it peeks once. */
+  const spins = () => {
+    queue.peeks = 0;
+    loop.kicked(queue);
+    return queue.peeks > 1;
+  };
+  const spun = (kicks: number) =>
+    Array.from({ length: kicks }, spins).flatMap((each, i) => (each ? [i] : []));
+  assert.equal(spun(64), [0, 2, 6, 14, 30, 62]);
+  assert.equal(spun(640).length, 10, 'it never gives up, and pauses for a bounded number of kicks');
+
+  while (!spins());
+  assert.equal(spun(63), []);
+  queue.onPeek = () => {
+    if (queue.peeks === 2) queue.work = 1;
+  };
+  assert.ok(spins());
+  queue.onPeek = null;
+  assert.equal(spun(7), [1, 5]);
+});
+
 test('nothing spins while completions are awaited or another queue is ready', () => {
   const { loop, queues } = open(1_000_000, 2);
   const [queue, other] = queues as [StubQueue, StubQueue];
