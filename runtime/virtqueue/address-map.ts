@@ -9,10 +9,13 @@ const HIGH = 0x1_0000_0000;
  * is bound. A span is the part of one window that lies in one 4 GiB page of guest addresses, so that an address can be
  * tested with int32 arithmetic alone, straight from the two words of a descriptor:
  *
- *   offset = low - lows[i] | 0
- *   inside = high === highs[i] && offset >= 0 && offset <= ceilings[i] - length              (0 < length <= SEGMENT_MAX)
+ *   spans    Int32, stride 4:  high word | low word | ceiling | window
  *
- *   lows[i] is the low word of the address of the *window's* first byte, hence `offset` is the offset in the window.
+ *   offset = low - span.low | 0
+ *   inside = high === span.high && offset >= 0 && offset <= span.ceiling - length            (0 < length <= SEGMENT_MAX)
+ *
+ *   The low word is that of the *window's* first byte, hence `offset` is the offset in the window. The ceiling is the
+ *   largest end offset of a range that starts in the span.
  *   Inside one 4 GiB page low and offset determine each other, so the test is exact although the subtraction wraps.
  *   A span that does not start where its window starts (1 below) has ceiling 0 and never passes. That takes a region that
  *   lies across a 4 GiB boundary and is not aligned to windows, which the usual machines do not have.
@@ -24,7 +27,7 @@ const HIGH = 0x1_0000_0000;
  *                                                 ^ a 4 GiB boundary of guest addresses
  *
  * A range that starts in span i and crosses a 4 GiB boundary, a window's reach or a region's end fails the test and is
- * taken by the thorough walk, which cuts it into pieces with `place`.
+ * taken by the thorough walk, which cuts it into pieces.
  */
 export class AddressMap {
   readonly count: number;
@@ -32,11 +35,7 @@ export class AddressMap {
   readonly starts: Float64Array;
   /** End (exclusive) of each span, where another span, a hole or the end of memory follows. */
   readonly ends: Float64Array;
-  readonly highs: Int32Array;
-  readonly lows: Int32Array;
-  /** Largest end offset that the hot loops accept for a range that starts in the span. */
-  readonly ceilings: Int32Array;
-  readonly windows: Int32Array;
+  readonly spans: Int32Array;
   /** By window index: the window as words, for indirect tables. Windows of others are empty. */
   readonly words: readonly Int32Array[];
   readonly #floors: Float64Array;
@@ -53,16 +52,20 @@ export class AddressMap {
     this.count = spans.length;
     this.starts = Float64Array.from(spans, (span) => span.start);
     this.ends = Float64Array.from(spans, (span) => span.end);
-    this.highs = Int32Array.from(spans, (span) => Math.floor(span.start / HIGH));
-    this.lows = Int32Array.from(spans, (span) => (span.windowStart % HIGH) | 0);
     this.#floors = Float64Array.from(spans, (span) => span.start - span.windowStart);
     this.#reaches = Float64Array.from(spans, (span) => span.reach - span.windowStart);
-    this.ceilings = Int32Array.from(this.#reaches, (reach, i) => (this.#floors[i] === 0 ? reach : 0));
-    this.windows = Int32Array.from(spans, (span) => span.window);
+    this.spans = Int32Array.from(
+      spans.flatMap(({ start, windowStart, reach, window }) => [
+        Math.floor(start / HIGH),
+        windowStart % HIGH,
+        start === windowStart ? reach - windowStart : 0,
+        window,
+      ]),
+    );
     this.#bytes = spans.map((span) => table.u8[span.window]!);
     const none: Int32Array = new Int32Array(0);
-    const words = Array.from({ length: Math.max(-1, ...this.windows) + 1 }, () => none);
-    for (const [i, window] of this.windows.entries()) {
+    const words = Array.from({ length: Math.max(-1, ...spans.map((span) => span.window)) + 1 }, () => none);
+    for (const [i, { window }] of spans.entries()) {
       const view = this.#bytes[i]!;
       words[window] = new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
     }
@@ -79,6 +82,11 @@ export class AddressMap {
       else high = middle - 1;
     }
     return address >= this.starts[low]! && address < this.ends[low]! ? low : -1;
+  }
+
+  /** Index of the window that holds `span`. */
+  window(span: number): number {
+    return this.spans[span * 4 + 3]!;
   }
 
   /** Offset of `address` in the window of `span`, which holds it. */

@@ -1,4 +1,5 @@
-import type { WindowTable } from '../platform/platform.js';
+import type { Mapping, WindowTable } from '../platform/platform.js';
+import type { RingArea } from './ring-area.js';
 import type { ChainBatch } from './chain-batch.js';
 import type {
   DeviceVirtqueue,
@@ -37,7 +38,6 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   };
 
   protected readonly windows: WindowTable;
-  protected memory: VirtqueueMemory;
   protected map: AddressMap;
   /**
    * The chains in flight, by handle, stride 2:  ring slots that the chain holds, 0 when none is | writable bytes, unsigned
@@ -52,13 +52,15 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected tableSpan = 0;
   protected chainsInFlight = 0;
   protected readonly order: CompletionOrder | null;
+  /** One area for each window that holds a part of the ring. */
+  #areas: readonly RingArea[] = [];
+  #mappings: readonly Mapping[] = [];
   #broken: VirtqueueError | null = null;
 
   constructor(configuration: VirtqueueConfiguration, windows: WindowTable) {
     this.index = configuration.index;
     this.size = configuration.size;
     this.windows = windows;
-    this.memory = configuration.memory;
     this.map = new AddressMap(configuration.memory, windows);
     this.book = new Int32Array(configuration.size * 2);
     this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / configuration.size));
@@ -72,10 +74,8 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   abstract disableNotifications(): void;
   abstract state(): VirtqueueState;
 
-  /** Binds the ring's views to areas in `this.memory`. Throws ERR_VIRTQ_CONFIGURATION. */
-  protected abstract bind(areas: VirtqueueAreas): void;
-  /** True when a window that holds the ring was unmapped. */
-  protected abstract ringLost(): boolean;
+  /** Binds the ring's views to these areas and gives the areas. Throws ERR_VIRTQ_CONFIGURATION. */
+  protected abstract bindAreas(areas: VirtqueueAreas): readonly RingArea[];
   /** How many chains may be taken now, at most `limit`; 0 for none. Throws what is wrong with the ring's index. */
   protected abstract available(limit: number): number;
   /** Takes chains of the usual shape into rows `row` to `end`, and returns the row in front of which it stopped. */
@@ -112,7 +112,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     try {
       const end = this.available(max < batch.chainCapacity ? max : batch.chainCapacity);
       if (end === 0) return 0;
-      if (this.memory.damaged) return this.#lose('the memory file was truncated');
+      if (this.#damaged()) return this.#lose('the memory file was truncated');
       for (;;) {
         row = this.takePlain(batch, row, end);
         if (row >= end || !this.takeThoroughly(batch, row)) break;
@@ -163,8 +163,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
     this.publish();
-    this.bind(areas);
-    this.memory = memory;
+    this.bind(memory, areas);
     this.map = new AddressMap(memory, this.windows);
     this.span = 0;
     this.tableSpan = 0;
@@ -174,6 +173,27 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected enter(handle: number, slots: number, writable: number): void {
     this.book[handle * 2] = slots;
     this.book[handle * 2 + 1] = writable;
+  }
+
+  /** Points the queue at its ring. The subclass's constructor ends with it. */
+  protected bind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
+    const bound = this.bindAreas(areas);
+    this.#areas = bound.filter((area, i) => !bound.slice(0, i).some((before) => area.sharesWindow(before)));
+    this.#mappings = memory.regions.map((region) => region.mapping);
+  }
+
+  /** True when a window that holds the ring was unmapped. */
+  protected ringLost(): boolean {
+    const areas = this.#areas;
+    for (let i = 0; i < areas.length; i++) if (areas[i]!.lost) return true;
+    return false;
+  }
+
+  /** True once any memory lost pages because its file was truncated. */
+  #damaged(): boolean {
+    const mappings = this.#mappings;
+    for (let i = 0; i < mappings.length; i++) if (mappings[i]!.damaged) return true;
+    return false;
   }
 
   #use(handle: number, written: number): void {
@@ -201,7 +221,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   #latch(error: unknown): void {
     if (!(error instanceof VirtqueueError)) throw error;
     // Truncated memory reads as zero: what looks like the driver's defect may be that.
-    if (this.memory.damaged) this.#lose('the memory file was truncated', error);
+    if (this.#damaged()) this.#lose('the memory file was truncated', error);
     else this.break(error);
   }
 

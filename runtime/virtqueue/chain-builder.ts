@@ -71,7 +71,7 @@ export class ChainBuilder {
         );
       }
       const piece = Math.min(length - done, this.#map.contiguous(span, address + done));
-      this.#segment(this.#map.windows[span]!, this.#map.offset(span, address + done), piece, writeFlag);
+      this.#segment(this.#map.window(span), this.#map.offset(span, address + done), piece, writeFlag);
       done += piece;
     }
   }

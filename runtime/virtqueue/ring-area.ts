@@ -50,6 +50,11 @@ export class RingArea {
     return this.#bytes.length === 0 || this.#table.u8[this.#window] !== this.#bytes;
   }
 
+  /** Whether losing one of the two means losing the other. */
+  sharesWindow(other: RingArea): boolean {
+    return this.#bytes === other.#bytes && this.#window === other.#window;
+  }
+
   u16(): Uint16Array {
     return new Uint16Array(this.#bytes.buffer, this.#start, this.length >>> 1);
   }

@@ -35,7 +35,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
   readonly #chainLimit: number;
-  #areas!: readonly RingArea[];
   #descriptors!: Int32Array;
   #halves!: Uint16Array;
   #notification!: PackedNotification;
@@ -67,15 +66,14 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     this.#availableWrap = state.availableWrap;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.#usedWrap = this.#publishedWrap = state.usedWrap;
-    this.bind(configuration.areas);
+    this.bind(configuration.memory, configuration.areas);
   }
 
-  protected override bind(areas: VirtqueueAreas): void {
+  protected override bindAreas(areas: VirtqueueAreas): readonly RingArea[] {
     const { size, windows, index } = this;
     const descriptor = new RingArea(windows, areas.descriptor, 16 * size, 16, 'descriptor ring', index);
     const driver = new RingArea(windows, areas.driver, 4, 4, 'driver event suppression', index);
     const device = new RingArea(windows, areas.device, 4, 4, 'device event suppression', index);
-    this.#areas = [descriptor, driver, device];
     this.#descriptors = descriptor.i32();
     this.#halves = descriptor.u16();
     this.#notification = new PackedNotification(
@@ -85,10 +83,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
       size,
       this.#eventIdx,
     );
-  }
-
-  protected override ringLost(): boolean {
-    return this.#areas[0]!.lost || this.#areas[1]!.lost || this.#areas[2]!.lost;
+    return [descriptor, driver, device];
   }
 
   override hasAvailable(): boolean {
@@ -128,10 +123,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const map = this.map;
     const spanCount = map.count | 0;
     const starts = map.starts;
-    const highs = map.highs;
-    const lows = map.lows;
-    const ceilings = map.ceilings;
-    const windows = map.windows;
+    const spans = map.spans;
     const words = map.words;
     if (spanCount === 0) return row;
     let span = this.span | 0;
@@ -155,14 +147,14 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     let readable = 0;
     let written = 0;
     spansLoop: for (;;) {
-      const high = highs[span]!;
-      const low = lows[span]!;
-      const ceiling = ceilings[span]!;
-      const window = windows[span]!;
-      const tableHigh = highs[tableSpan]!;
-      const tableLow = lows[tableSpan]!;
-      const tableCeiling = ceilings[tableSpan]!;
-      const tableWindow = windows[tableSpan]!;
+      const high = spans[span << 2]!;
+      const low = spans[((span << 2) + 1) | 0]!;
+      const ceiling = spans[((span << 2) + 2) | 0]!;
+      const window = spans[((span << 2) + 3) | 0]!;
+      const tableHigh = spans[tableSpan << 2]!;
+      const tableLow = spans[((tableSpan << 2) + 1) | 0]!;
+      const tableCeiling = spans[((tableSpan << 2) + 2) | 0]!;
+      const tableWindow = spans[((tableSpan << 2) + 3) | 0]!;
       let word = 0;
       let addressHigh = 0;
       let addressLow = 0;
