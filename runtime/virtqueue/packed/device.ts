@@ -158,7 +158,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
       let word = 0;
       let addressHigh = 0;
       let addressLow = 0;
-      for (;;) {
+      chainsLoop: for (;;) {
         if (p < 0) {
           if (row >= end) break spansLoop;
           p = head << 2;
@@ -172,45 +172,48 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
           readable = 0;
           written = 0;
         }
-        word = table[(p + 3) | 0]!;
-        const length = table[(p + 2) | 0]!;
-        addressHigh = table[(p + 1) | 0]!;
-        addressLow = table[p]!;
-        if ((length - 1) >>> 0 >= plainLength) break spansLoop;
-        if ((word & INDIRECT_WORD) !== 0) {
-          if (s !== chainStart || left !== 0 || (word & NEXT_WORD) !== 0 || free === 0) break spansLoop;
-          const offset = (addressLow - tableLow) | 0;
-          if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0)) break;
-          if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
-          id = word & 0xffff;
-          chainEnd = segmentEnd;
-          table = words[tableWindow]!;
-          left = length >> 4;
-          p = offset >> 2;
-          continue;
-        }
-        const offset = (addressLow - low) | 0;
-        if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break;
-        if (s >= chainEnd) break spansLoop;
-        const write = (word >>> 16) & WRITE;
-        segments[s] = window;
-        segments[(s + 1) | 0] = offset;
-        segments[(s + 2) | 0] = length;
-        segments[(s + 3) | 0] = write;
-        s = (s + 4) | 0;
-        if (write !== 0) written = (written + length) | 0;
-        else if (written !== 0) break spansLoop;
-        else readable = (readable + 1) | 0;
-        p = (p + 4) | 0;
-        if (left === 0) {
-          if ((word & NEXT_WORD) !== 0) {
-            if (p === ringEnd) p = 0;
+        for (;;) {
+          word = table[(p + 3) | 0]!;
+          const length = table[(p + 2) | 0]!;
+          addressHigh = table[(p + 1) | 0]!;
+          addressLow = table[p]!;
+          if ((length - 1) >>> 0 >= plainLength) break spansLoop;
+          if ((word & INDIRECT_WORD) !== 0) {
+            if (s !== chainStart || left !== 0 || (word & NEXT_WORD) !== 0 || free === 0) break spansLoop;
+            const offset = (addressLow - tableLow) | 0;
+            if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0))
+              break chainsLoop;
+            if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
+            id = word & 0xffff;
+            chainEnd = segmentEnd;
+            table = words[tableWindow]!;
+            left = length >> 4;
+            p = offset >> 2;
             continue;
           }
-          id = word & 0xffff;
-        } else {
+          const offset = (addressLow - low) | 0;
+          if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break chainsLoop;
+          if (s >= chainEnd) break spansLoop;
+          const write = (word >>> 16) & WRITE;
+          segments[s] = window;
+          segments[(s + 1) | 0] = offset;
+          segments[(s + 2) | 0] = length;
+          segments[(s + 3) | 0] = write;
+          s = (s + 4) | 0;
+          if (write !== 0) written = (written + length) | 0;
+          else if (written !== 0) break spansLoop;
+          else readable = (readable + 1) | 0;
+          p = (p + 4) | 0;
+          if (left === 0) {
+            if ((word & NEXT_WORD) !== 0) {
+              if (p === ringEnd) p = 0;
+              continue;
+            }
+            id = word & 0xffff;
+            break;
+          }
           left = (left - 1) | 0;
-          if (left !== 0) continue;
+          if (left === 0) break;
         }
         if (id >= size || book[id << 1] !== 0) break spansLoop;
         const count = (s - chainStart) >> 2;
@@ -294,15 +297,16 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
    * Elements behind the first unpublished one get their flags at once: the driver looks at them only after it saw the
    * first one's, which `publish` stores last, also when the batch crosses the ring's end (2.8.21).
    */
-  protected override useRows(batch: ChainBatch, count: number): number {
-    const size = this.size;
+  protected override useRows(batch: ChainBatch, rows: number): number {
+    const count = rows | 0;
+    const size = this.size | 0;
     const book = this.book;
     const descriptors = this.#descriptors;
     const chains = batch.chains;
     const written = batch.written;
-    let next = this.#nextUsed;
+    let next = this.#nextUsed | 0;
     let lapFlags = usedFlags(this.#usedWrap);
-    let unpublished = this.#unpublishedSlots;
+    let unpublished = this.#unpublishedSlots | 0;
     const before = unpublished;
     let row = 0;
     for (; row < count; row = (row + 1) | 0) {
@@ -358,7 +362,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
 
   override publish(): void {
     const slots = this.#unpublishedSlots;
-    if (slots === 0 || this.ringLost()) return;
+    // Views of memory that was unmapped are empty.
+    if (slots === 0 || this.#halves.length === 0) return;
     Atomics.store(this.#halves, this.#published * 8 + 7, this.#unpublishedFlags);
     this.#published = this.#nextUsed;
     this.#publishedWrap = this.#usedWrap;

@@ -146,7 +146,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
       let word = 0;
       let addressHigh = 0;
       let addressLow = 0;
-      for (;;) {
+      chainsLoop: for (;;) {
         if (index < 0) {
           if (row >= end) break spansLoop;
           head = available[(((row + ahead) & mask) + 2) | 0]!;
@@ -161,38 +161,39 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
           readable = 0;
           written = 0;
         }
-        const p = (base + (index << 2)) | 0;
-        word = table[(p + 3) | 0]!;
-        const length = table[(p + 2) | 0]!;
-        addressHigh = table[(p + 1) | 0]!;
-        addressLow = table[p]!;
-        if ((length - 1) >>> 0 >= plainLength) break spansLoop;
-        if ((word & INDIRECT) !== 0) {
-          if (table !== descriptors || (word & NEXT) !== 0) break spansLoop;
-          const offset = (addressLow - tableLow) | 0;
-          if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0)) break;
-          if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
-          table = words[tableWindow]!;
-          base = offset >> 2;
-          bound = length >> 4;
-          index = 0;
-          continue;
-        }
-        const offset = (addressLow - low) | 0;
-        if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break;
-        if (s >= chainEnd) break spansLoop;
-        segments[s] = window;
-        segments[(s + 1) | 0] = offset;
-        segments[(s + 2) | 0] = length;
-        segments[(s + 3) | 0] = word & WRITE;
-        s = (s + 4) | 0;
-        if ((word & WRITE) !== 0) written = (written + length) | 0;
-        else if (written !== 0) break spansLoop;
-        else readable = (readable + 1) | 0;
-        if ((word & NEXT) !== 0) {
+        for (;;) {
+          const p = (base + (index << 2)) | 0;
+          word = table[(p + 3) | 0]!;
+          const length = table[(p + 2) | 0]!;
+          addressHigh = table[(p + 1) | 0]!;
+          addressLow = table[p]!;
+          if ((length - 1) >>> 0 >= plainLength) break spansLoop;
+          if ((word & INDIRECT) !== 0) {
+            if (table !== descriptors || (word & NEXT) !== 0) break spansLoop;
+            const offset = (addressLow - tableLow) | 0;
+            if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0))
+              break chainsLoop;
+            if ((length & 15) !== 0 || length > tableBytes || (offset & 3) !== 0) break spansLoop;
+            table = words[tableWindow]!;
+            base = offset >> 2;
+            bound = length >> 4;
+            index = 0;
+            continue;
+          }
+          const offset = (addressLow - low) | 0;
+          if (addressHigh !== high || offset < 0 || offset > ((ceiling - length) | 0)) break chainsLoop;
+          if (s >= chainEnd) break spansLoop;
+          segments[s] = window;
+          segments[(s + 1) | 0] = offset;
+          segments[(s + 2) | 0] = length;
+          segments[(s + 3) | 0] = word & WRITE;
+          s = (s + 4) | 0;
+          if ((word & WRITE) !== 0) written = (written + length) | 0;
+          else if (written !== 0) break spansLoop;
+          else readable = (readable + 1) | 0;
+          if ((word & NEXT) === 0) break;
           index = word >>> 16;
           if (index >= bound) break spansLoop;
-          continue;
         }
         const c = row << 2;
         chains[c] = head;
@@ -263,14 +264,15 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     return true;
   }
 
-  protected override useRows(batch: ChainBatch, count: number): number {
-    const size = this.size;
+  protected override useRows(batch: ChainBatch, rows: number): number {
+    const count = rows | 0;
+    const size = this.size | 0;
     const mask = size - 1;
     const book = this.book;
     const used = this.#used;
     const chains = batch.chains;
     const written = batch.written;
-    let next = this.#nextUsed;
+    let next = this.#nextUsed | 0;
     let row = 0;
     for (; row < count; row = (row + 1) | 0) {
       const head = chains[row << 2]!;
@@ -297,7 +299,8 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
 
   override publish(): void {
     const count = (this.#nextUsed - this.#published) & 0xffff;
-    if (count === 0 || this.ringLost()) return;
+    // Views of memory that was unmapped are empty.
+    if (count === 0 || this.#usedIndex.length === 0) return;
     Atomics.store(this.#usedIndex, 1, this.#nextUsed);
     this.#published = this.#nextUsed;
     this.#publishedSinceAsked += count;
