@@ -14,7 +14,9 @@ import { PackedNotification } from './notification.js';
 const WRITE = layout.WRITE;
 const NEXT_WORD = layout.NEXT_WORD;
 const INDIRECT_WORD = layout.INDIRECT_WORD;
+const WRITE_WORD = layout.WRITE << 16;
 const LAP_WORD = layout.LAP_WORD;
+const X64 = PLAIN_LOAD_ACQUIRES;
 
 /**
  * The device's side of a packed virtqueue (virtio 1.4, 2.8).
@@ -87,19 +89,23 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override hasAvailable(): boolean {
-    const word = this.#descriptors[this.#nextAvailable * 4 + 3] ?? 0;
-    return (
-      (word & LAP_WORD) === availableWord(this.#availableWrap) && this.broken === null && !this.ringLost()
-    );
+    return this.broken === null && this.#peek() && !this.ringLost();
   }
 
-  protected override available(limit: number): number {
-    return this.#headIsAvailable() ? limit : 0;
+  /** Whether the head at the cursor looks available; orders nothing. */
+  #peek(): boolean {
+    const word = this.#descriptors[((this.#nextAvailable << 2) + 3) | 0]! | 0;
+    return (word & LAP_WORD) === availableWord(this.#availableWrap);
   }
 
+  /** The same with acquire: what the head announces may be read after it. */
   #headIsAvailable(): boolean {
     const word = Atomics.load(this.#descriptors, this.#nextAvailable * 4 + 3);
     return (word & LAP_WORD) === availableWord(this.#availableWrap);
+  }
+
+  protected override available(limit: number): number {
+    return this.#peek() ? limit : 0;
   }
 
   /**
@@ -118,7 +124,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const plainLength = this.plainLength | 0;
     const tableBytes = this.#indirect ? size << 4 : 0;
     const ringEnd = size << 2;
-    const plainLoadAcquires = PLAIN_LOAD_ACQUIRES;
 
     const map = this.map;
     const spanCount = map.count | 0;
@@ -141,8 +146,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     let table = descriptors;
     // Where the next descriptor lies in `table`, in words; -1 before a chain's head.
     let p = -1;
-    // Entries left in an indirect table, 0 in the ring.
-    let left = 0;
+    // Where an indirect table ends.
+    let stop = 0;
     let id = 0;
     let readable = 0;
     let written = 0;
@@ -162,13 +167,12 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
         if (p < 0) {
           if (row >= end) break spansLoop;
           p = head << 2;
-          word = plainLoadAcquires ? descriptors[(p + 3) | 0]! : Atomics.load(descriptors, (p + 3) | 0);
+          word = X64 ? descriptors[(p + 3) | 0]! : Atomics.load(descriptors, (p + 3) | 0);
           if ((word & LAP_WORD) !== headLap) break spansLoop;
           // Every descriptor of a plain chain makes one segment, so this bounds the walk as well.
           chainEnd = (s + (free << 2)) | 0;
           if (chainEnd > segmentEnd) chainEnd = segmentEnd;
           table = descriptors;
-          left = 0;
           readable = 0;
           written = 0;
         }
@@ -179,7 +183,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
           addressLow = table[p]!;
           if ((length - 1) >>> 0 >= plainLength) break spansLoop;
           if ((word & INDIRECT_WORD) !== 0) {
-            if (s !== chainStart || left !== 0 || (word & NEXT_WORD) !== 0 || free === 0) break spansLoop;
+            if (s !== chainStart || table !== descriptors || (word & NEXT_WORD) !== 0 || free === 0)
+              break spansLoop;
             const offset = (addressLow - tableLow) | 0;
             if (addressHigh !== tableHigh || offset < 0 || offset > ((tableCeiling - length) | 0))
               break chainsLoop;
@@ -187,8 +192,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
             id = word & 0xffff;
             chainEnd = segmentEnd;
             table = words[tableWindow]!;
-            left = length >> 4;
             p = offset >> 2;
+            stop = (p + (length >> 2)) | 0;
             continue;
           }
           const offset = (addressLow - low) | 0;
@@ -204,16 +209,14 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
           else if (written !== 0) break spansLoop;
           else readable = (readable + 1) | 0;
           p = (p + 4) | 0;
-          if (left === 0) {
-            if ((word & NEXT_WORD) !== 0) {
-              if (p === ringEnd) p = 0;
-              continue;
-            }
+          if (table !== descriptors) {
+            if (p === stop) break;
+          } else if ((word & NEXT_WORD) !== 0) {
+            if (p === ringEnd) p = 0;
+          } else {
             id = word & 0xffff;
             break;
           }
-          left = (left - 1) | 0;
-          if (left === 0) break;
         }
         if (id >= size || book[id << 1] !== 0) break spansLoop;
         const count = (s - chainStart) >> 2;
@@ -262,7 +265,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   protected override takeThoroughly(batch: ChainBatch, row: number): boolean {
-    if (!this.#headIsAvailable()) return false;
+    if (!this.#peek() || !this.#headIsAvailable()) return false;
     const { size } = this;
     const head = this.#nextAvailable;
     const freeSlots = size - this.#slotsInFlight;
@@ -305,35 +308,35 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const chains = batch.chains;
     const written = batch.written;
     let next = this.#nextUsed | 0;
-    let lapFlags = usedFlags(this.#usedWrap);
+    let lapWord = usedFlags(this.#usedWrap) << 16;
     let unpublished = this.#unpublishedSlots | 0;
     const before = unpublished;
     let row = 0;
     for (; row < count; row = (row + 1) | 0) {
       const id = chains[row << 2]!;
       const bytes = written[row]!;
-      if (id < 0 || id >= size) break;
+      if (id >>> 0 >= size) break;
       const taken = book[id << 1]!;
       if (taken === 0 || bytes > book[((id << 1) + 1) | 0]! >>> 0) break;
       book[id << 1] = 0;
-      const flags = bytes === 0 ? lapFlags : lapFlags | WRITE;
+      const word = id | (bytes === 0 ? lapWord : lapWord | WRITE_WORD);
       const p = next << 2;
       descriptors[(p + 2) | 0] = bytes;
       if (unpublished === 0) {
         this.#halves[((next << 3) + 6) | 0] = id;
-        this.#unpublishedFlags = flags;
+        this.#unpublishedFlags = word >>> 16;
       } else {
-        descriptors[(p + 3) | 0] = id | (flags << 16);
+        descriptors[(p + 3) | 0] = word;
       }
       unpublished = (unpublished + taken) | 0;
       next = (next + taken) | 0;
       if (next >= size) {
         next = (next - size) | 0;
-        lapFlags ^= usedFlags(1);
+        lapWord ^= LAP_WORD;
       }
     }
     this.#nextUsed = next;
-    this.#usedWrap = lapFlags === 0 ? 0 : 1;
+    this.#usedWrap = lapWord === 0 ? 0 : 1;
     this.#unpublishedSlots = unpublished;
     this.#slotsInFlight -= unpublished - before;
     return row;

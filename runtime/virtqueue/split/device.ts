@@ -277,7 +277,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     for (; row < count; row = (row + 1) | 0) {
       const head = chains[row << 2]!;
       const bytes = written[row]!;
-      if (head < 0 || head >= size || book[head << 1] === 0) break;
+      if (head >>> 0 >= size || book[head << 1] === 0) break;
       if (bytes > book[((head << 1) + 1) | 0]! >>> 0) break;
       book[head << 1] = 0;
       const p = (((next & mask) << 1) + 1) | 0;
