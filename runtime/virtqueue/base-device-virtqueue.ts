@@ -43,7 +43,9 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
    * The chains in flight, by handle, stride 2:  ring slots that the chain holds, 0 when none is | writable bytes, unsigned
    */
   protected readonly book: Int32Array;
-  /** Longest buffer that the hot loops take. Even `size` of these stay below 2^32 bytes, so that they need not add up. */
+  /** Most buffers of a chain that goes through an indirect table; at least the ring's size. */
+  protected readonly chainLimit: number;
+  /** Longest buffer that the hot loops take. So many of these stay below 2^32 bytes that they need not add up. */
   protected readonly plainLength: number;
   /** Where the next segment goes in the batch being filled. */
   protected segmentRow = 0;
@@ -63,7 +65,8 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.windows = windows;
     this.map = new AddressMap(configuration.memory, windows);
     this.book = new Int32Array(configuration.size * 2);
-    this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / configuration.size));
+    this.chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
+    this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / this.chainLimit));
     this.order = configuration.inOrder ? new CompletionOrder(configuration.size) : null;
   }
 

@@ -24,6 +24,7 @@ export function startDeviceVirtqueue(
 ): DeviceVirtqueue {
   const { index, format, state } = configuration;
   checkSize(configuration);
+  checkChainLimit(configuration);
   checkState(configuration);
   if (format === 'split' && state.format === 'split') {
     return new SplitDeviceVirtqueue(configuration, state, windows);
@@ -62,6 +63,18 @@ function checkSize({ index, size, format }: VirtqueueConfiguration): void {
     'ERR_VIRTQ_CONFIGURATION',
     index,
     `size of a ${format} ring must be ${expected}, is ${size}`,
+  );
+}
+
+/** Far above what any device type's limits come to; keeps the loops' arithmetic in 32 bits. */
+const CHAIN_LIMIT_MAX = 0x10_0000;
+
+function checkChainLimit({ index, chainLimit = 0 }: VirtqueueConfiguration): void {
+  if (Number.isInteger(chainLimit) && chainLimit >= 0 && chainLimit <= CHAIN_LIMIT_MAX) return;
+  throw new VirtqueueError(
+    'ERR_VIRTQ_CONFIGURATION',
+    index,
+    `longest chain must be at most ${CHAIN_LIMIT_MAX} buffers, is ${chainLimit}`,
   );
 }
 

@@ -60,19 +60,19 @@ function buffer(random: Random, writable: boolean): RawDescriptor {
 function buffers(random: Random, most: number): RawDescriptor[] {
   const count = 1 + random.below(most);
   const readable = random.below(count + 1);
-  return Array.from({ length: count }, (_, i) =>
-    buffer(random, random.chance(100) ? random.chance(2) : i >= readable),
-  );
+  const shuffled = random.chance(60);
+  return Array.from({ length: count }, (_, i) => buffer(random, shuffled ? random.chance(2) : i >= readable));
 }
 
 /** A pointer to a table that was just written into memory. */
 function indirect(random: Random, guest: TestGuest, format: 'split' | 'packed', size: number): RawDescriptor {
-  const entries = buffers(random, random.chance(10) ? size + 1 : Math.min(size, 4));
+  const entries = buffers(random, random.chance(12) ? size + 4 : Math.min(size, 4));
+  const odd = random.chance(8) ? random.below(entries.length) : -1;
   const table = entries.map((entry, i) => {
     const more = i + 1 < entries.length;
-    const odd = random.chance(40) ? random.pick([NEXT, INDIRECT, 0xfff8]) : 0;
-    const next = random.chance(40) ? random.below(size + 2) : more ? i + 1 : 0;
-    return { ...entry, flags: (entry.flags ?? 0) | (more ? NEXT : 0) | odd, next };
+    const bits = i === odd ? random.pick([0, NEXT, INDIRECT, 0xfff8]) : 0;
+    const next = i === odd ? random.below(size + 2) : more ? i + 1 : 0;
+    return { ...entry, flags: (entry.flags ?? 0) | (more ? NEXT : 0) | bits, next };
   });
   const bytes = format === 'split' ? splitTable(table) : packedTable(table);
   const at = tablePlace(random, bytes.length);
@@ -159,9 +159,10 @@ function checkVariety(outcomes: ReadonlyMap<string, number>): void {
 
 function splitRound(random: Random, size: number, note: string): string {
   const negotiated = !random.chance(20);
-  const rig = splitRig({ size, indirect: negotiated, regions: REGIONS });
+  const chainLimit = random.chance(3) ? size + random.below(4) : 0;
+  const rig = splitRig({ size, indirect: negotiated, chainLimit, regions: REGIONS });
   const { ring, guest, queue } = rig;
-  const model = new RingModel(guest, REGIONS, 'split', size, ring.descriptorAddress, negotiated);
+  const model = new RingModel(guest, REGIONS, 'split', size, ring.descriptorAddress, negotiated, chainLimit);
   const inFlight = new Map<number, ModelChain>();
   let next = 0;
   for (let round = 0; round < 4; round++) {
@@ -208,9 +209,10 @@ function splitRound(random: Random, size: number, note: string): string {
 
 function packedRound(random: Random, size: number, note: string): string {
   const negotiated = !random.chance(20);
-  const rig = packedRig({ size, indirect: negotiated, regions: REGIONS });
+  const chainLimit = random.chance(3) ? size + random.below(4) : 0;
+  const rig = packedRig({ size, indirect: negotiated, chainLimit, regions: REGIONS });
   const { ring, guest, queue } = rig;
-  const model = new RingModel(guest, REGIONS, 'packed', size, ring.descriptorAddress, negotiated);
+  const model = new RingModel(guest, REGIONS, 'packed', size, ring.descriptorAddress, negotiated, chainLimit);
   const inFlight = new Map<number, ModelChain>();
   let cursor = 0;
   let freeSlots = size;

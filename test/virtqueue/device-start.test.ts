@@ -53,6 +53,11 @@ test('packed 10: sizes of either format', () => {
   for (const size of [0, -1, 32769, 65536, 1.5, NaN]) refused('packed', { size, areas }, /1 to 32768/);
 });
 
+test('the longest chain through a table is bounded', () => {
+  for (const chainLimit of [0, 1, 126, 0x10_0000]) start('split', { chainLimit });
+  for (const chainLimit of [-1, 0x10_0001, 1.5, NaN]) refused('packed', { chainLimit }, /longest chain/);
+});
+
 test('areas must be aligned', () => {
   start('split', { areas: guest.areas(0x1010, 0x2002, 0x3004) });
   refused('split', { areas: guest.areas(0x1008, 0x2000, 0x3000) }, /descriptor table: must be aligned to 16/);

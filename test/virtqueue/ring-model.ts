@@ -48,8 +48,9 @@ export class RingModel {
   readonly #size: number;
   readonly #table: number;
   readonly #indirect: boolean;
+  readonly #chainLimit: number;
 
-  /** `table` is the guest address of the descriptors. */
+  /** `table` is the guest address of the descriptors, `chainLimit` bounds chains through an indirect table. */
   constructor(
     guest: TestGuest,
     regions: readonly TestRegion[],
@@ -57,6 +58,7 @@ export class RingModel {
     size: number,
     table: number,
     indirect: boolean,
+    chainLimit: number,
   ) {
     this.#guest = guest;
     this.#regions = regions;
@@ -64,6 +66,7 @@ export class RingModel {
     this.#size = size;
     this.#table = table;
     this.#indirect = indirect;
+    this.#chainLimit = Math.max(size, chainLimit);
   }
 
   split(head: number, inFlight: ReadonlySet<number>): ModelVerdict {
@@ -78,7 +81,7 @@ export class RingModel {
           this.#followTable(descriptor, chain);
           break;
         }
-        this.#add(chain, descriptor);
+        this.#add(chain, descriptor, this.#size);
         if (!descriptor.next) break;
         index = descriptor.tail;
       }
@@ -98,15 +101,15 @@ export class RingModel {
         if (last.indirect) {
           this.#checkPointer(last);
           const entries = last.length / 16;
-          if (chain.length + entries > this.#size) throw new Defect('ERR_VIRTQ_CHAIN');
+          if (chain.length + entries > this.#chainLimit) throw new Defect('ERR_VIRTQ_CHAIN');
           for (let i = 0; i < entries; i++) {
             const entry = this.#tableEntry(last, i);
             if (entry.indirect) throw new Defect('ERR_VIRTQ_INDIRECT');
-            this.#add(chain, entry);
+            this.#add(chain, entry, this.#chainLimit);
           }
           break;
         }
-        this.#add(chain, last);
+        this.#add(chain, last, this.#size);
       } while (last.next);
       if (last.tail >= this.#size || inFlight.has(last.tail)) throw new Defect('ERR_VIRTQ_HEAD');
       return { handle: last.tail, ranges: ranges(chain), slots };
@@ -116,24 +119,24 @@ export class RingModel {
   #checkPointer(pointer: Descriptor): void {
     const { length } = pointer;
     const good =
-      this.#indirect && !pointer.next && length > 0 && length % 16 === 0 && length <= 16 * this.#size;
+      this.#indirect && !pointer.next && length > 0 && length % 16 === 0 && length <= 16 * this.#chainLimit;
     if (!good) throw new Defect('ERR_VIRTQ_INDIRECT');
   }
 
   #followTable(pointer: Descriptor, chain: Descriptor[]): void {
     for (let index = 0; ;) {
       if (index >= pointer.length / 16) throw new Defect('ERR_VIRTQ_INDIRECT');
-      if (chain.length === this.#size) throw new Defect('ERR_VIRTQ_CHAIN');
+      if (chain.length === this.#chainLimit) throw new Defect('ERR_VIRTQ_CHAIN');
       const entry = this.#tableEntry(pointer, index);
       if (entry.indirect) throw new Defect('ERR_VIRTQ_INDIRECT');
-      this.#add(chain, entry);
+      this.#add(chain, entry, this.#chainLimit);
       if (!entry.next) return;
       index = entry.tail;
     }
   }
 
-  #add(chain: Descriptor[], descriptor: Descriptor): void {
-    if (chain.length === this.#size) throw new Defect('ERR_VIRTQ_CHAIN');
+  #add(chain: Descriptor[], descriptor: Descriptor, limit: number): void {
+    if (chain.length === limit) throw new Defect('ERR_VIRTQ_CHAIN');
     if (!descriptor.writable && chain.some((before) => before.writable)) throw new Defect('ERR_VIRTQ_ORDER');
     chain.push(descriptor);
     if (chain.reduce((sum, each) => sum + each.length, 0) > 2 ** 32) throw new Defect('ERR_VIRTQ_CHAIN');

@@ -25,8 +25,8 @@ export interface PackedChain {
  * what is wrong with it. Only the head's AVAIL and USED bits count: it is made available last. The buffer id is that of
  * the last descriptor in the ring.
  *
- * A direct chain holds at most `size` buffers, one through an indirect table `chainLimit` (see split/chain-walk.ts). A pointer to a table may stand behind direct
- * descriptors, as the split ring demands; no driver is known that does so here.
+ * A direct chain holds at most `size` buffers, one through an indirect table `chainLimit` (see split/chain-walk.ts). A
+ * pointer to a table may stand behind direct descriptors, as the split ring demands; no driver is known that does so here.
  */
 export function walkPackedChain(source: PackedChainSource, head: number, chain: ChainBuilder): PackedChain {
   const { descriptors, size } = source;

@@ -36,7 +36,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'packed';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
-  readonly #chainLimit: number;
   #descriptors!: Int32Array;
   #halves!: Uint16Array;
   #notification!: PackedNotification;
@@ -63,7 +62,6 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
-    this.#chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.#nextAvailable = state.nextAvailable;
     this.#availableWrap = state.availableWrap;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
@@ -122,7 +120,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const segments = batch.segments;
     const segmentEnd = batch.segmentCapacity << 2;
     const plainLength = this.plainLength | 0;
-    const tableBytes = this.#indirect ? size << 4 : 0;
+    const tableBytes = this.#indirect ? this.chainLimit << 4 : 0;
     const ringEnd = size << 2;
 
     const map = this.map;
@@ -272,7 +270,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const source = {
       descriptors: this.#descriptors,
       size,
-      chainLimit: this.#chainLimit,
+      chainLimit: this.chainLimit,
       freeSlots,
       indirect: this.#indirect,
     };

@@ -29,7 +29,6 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'split';
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
-  readonly #chainLimit: number;
   #descriptors!: Int32Array;
   #available!: Uint16Array;
   #usedIndex!: Uint16Array;
@@ -51,7 +50,6 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     super(configuration, windows);
     this.#eventIdx = configuration.eventIdx;
     this.#indirect = configuration.indirect;
-    this.#chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.#nextAvailable = state.nextAvailable;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.bind(configuration.memory, configuration.areas);
@@ -108,7 +106,8 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     const segments = batch.segments;
     const segmentEnd = batch.segmentCapacity << 2;
     const plainLength = this.plainLength | 0;
-    const tableBytes = this.#indirect ? size << 4 : 0;
+    const chainLimit = this.chainLimit | 0;
+    const tableBytes = this.#indirect ? chainLimit << 4 : 0;
 
     const map = this.map;
     const spanCount = map.count | 0;
@@ -177,6 +176,8 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
             table = words[tableWindow]!;
             base = offset >> 2;
             bound = length >> 4;
+            chainEnd = (chainStart + (chainLimit << 2)) | 0;
+            if (chainEnd > segmentEnd) chainEnd = segmentEnd;
             index = 0;
             continue;
           }
@@ -251,7 +252,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
       {
         descriptors: this.#descriptors,
         size: this.size,
-        chainLimit: this.#chainLimit,
+        chainLimit: this.chainLimit,
         indirect: this.#indirect,
       },
       head,
