@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { eventually, RunningProgram } from './processes.js';
 
-export type DaemonName = 'vhost-user-blk' | 'vhost-user-rng';
+export type DaemonName = 'vhost-user-blk' | 'vhost-user-net' | 'vhost-user-rng';
 
 /** The compiled program, as a user of the repository starts it. */
 export function daemonPath(name: DaemonName): string {

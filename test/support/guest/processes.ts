@@ -50,10 +50,17 @@ export class RunningProgram implements AsyncDisposable {
   exit: Exit | null = null;
   output = '';
 
-  constructor(name: string, file: string, args: readonly string[], cwd?: string) {
+  /** `stdin`: `pipe` for a program that takes commands. */
+  constructor(
+    name: string,
+    file: string,
+    args: readonly string[],
+    cwd?: string,
+    stdin: 'ignore' | 'pipe' = 'ignore',
+  ) {
     this.name = name;
     this.child = spawn(file, args, {
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: [stdin, 'pipe', 'pipe'],
       ...(cwd === undefined ? {} : { cwd }),
     });
     running.add(this.child);

@@ -1,0 +1,122 @@
+import { availableParallelism } from 'node:os';
+import { findProgram } from './guest/debian.js';
+import { eventually, RunningProgram } from './guest/processes.js';
+
+/** DPDK's packet generator, or null when it is not installed (Debian: dpdk-dev). */
+export const testpmdPath = findProgram('dpdk-testpmd');
+
+export interface PortCounts {
+  readonly received: number;
+  readonly sent: number;
+}
+
+let instances = 0;
+
+/** testpmd with a virtio-user port: a driver in user space that is a front-end of its own. */
+export class Testpmd implements AsyncDisposable {
+  readonly program: RunningProgram;
+  #seen = 0;
+
+  private constructor(program: RunningProgram) {
+    this.program = program;
+  }
+
+  /** `device`: arguments of net_virtio_user. */
+  static async start(
+    socket: string,
+    device: Readonly<Record<string, string | number>>,
+    options: readonly string[] = [],
+  ): Promise<Testpmd> {
+    const properties = Object.entries(device).map(([name, value]) => `,${name}=${value}`);
+    const program = new RunningProgram(
+      'dpdk-testpmd',
+      // Into a pipe it would print by blocks, long after its prompt.
+      'stdbuf',
+      [
+        ...['-oL', testpmdPath!],
+        ...[
+          '--no-huge',
+          '-m',
+          '128',
+          '--no-pci',
+          '--no-telemetry',
+          '--single-file-segments',
+          '--log-level=3',
+        ],
+        `--file-prefix=vhu-${process.pid}-${instances++}`,
+        ...['-l', availableParallelism() > 1 ? '0,1' : '0'],
+        ...(availableParallelism() > 1 ? [] : ['--lcores', '(0,1)@0']),
+        `--vdev=net_virtio_user0,path=${socket}${properties.join('')}`,
+        ...['--', '--no-mlockall', '--total-num-mbufs=8192', '--no-lsc-interrupt', '--forward-mode=io', '-i'],
+        ...options,
+      ],
+      undefined,
+      'pipe',
+    );
+    const testpmd = new Testpmd(program);
+    try {
+      await testpmd.#prompt();
+      const printed = await testpmd.run('show port stats 0');
+      if (/Invalid port/.test(printed)) throw new Error(`testpmd has no port\n${program.output}`);
+    } catch (error) {
+      await testpmd[Symbol.asyncDispose]();
+      throw error;
+    }
+    return testpmd;
+  }
+
+  /** Runs commands and gives what they printed. */
+  async run(...commands: readonly string[]): Promise<string> {
+    let printed = '';
+    for (const command of commands) {
+      this.program.child.stdin!.write(`${command}\n`);
+      printed += await this.#prompt();
+    }
+    return printed;
+  }
+
+  async counts(): Promise<PortCounts> {
+    const printed = await this.run('show port stats 0');
+    const number = (name: string): number => Number(new RegExp(`${name}-packets: (\\d+)`).exec(printed)?.[1]);
+    return { received: number('RX'), sent: number('TX') };
+  }
+
+  /** Waits until the counts are as `holds` wants them. */
+  async until(what: string, holds: (counts: PortCounts) => boolean): Promise<PortCounts> {
+    let last: PortCounts = { received: 0, sent: 0 };
+    return await eventually(
+      async () => {
+        last = await this.counts();
+        return holds(last) && last;
+      },
+      () => `${what}: received ${last.received}, sent ${last.sent}\n${this.program.output}`,
+    );
+  }
+
+  /** Ends it in good order, so that its driver resets the device. */
+  async quit(): Promise<void> {
+    this.program.child.stdin!.write('quit\n');
+    await this.program.exited;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.program[Symbol.asyncDispose]();
+  }
+
+  /** What was printed up to the next prompt. */
+  async #prompt(): Promise<string> {
+    const end = 'testpmd> ';
+    const at = await this.program.whileRunning(
+      eventually(
+        () => {
+          const found = this.program.output.indexOf(end, this.#seen);
+          return found >= 0 && { found };
+        },
+        () => `testpmd does not answer\n${this.program.output}`,
+      ),
+    );
+    const printed = this.program.output.slice(this.#seen, at.found);
+    this.#seen = at.found + end.length;
+    return printed;
+  }
+}
