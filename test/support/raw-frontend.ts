@@ -21,6 +21,7 @@ export const Request = {
   getQueueNum: 17,
   setVringEnable: 18,
   sendRarp: 19,
+  netSetMtu: 20,
   setBackendReqFd: 21,
   iotlbMsg: 22,
   getConfig: 24,
@@ -39,7 +40,9 @@ export const VERSION_1 = 1n << 32n;
 export const RING_PACKED = 1n << 34n;
 export const Protocol = {
   mq: 1n << 0n,
+  rarp: 1n << 2n,
   replyAck: 1n << 3n,
+  mtu: 1n << 4n,
   backendReq: 1n << 5n,
   config: 1n << 9n,
   inflightShmfd: 1n << 12n,

@@ -181,6 +181,7 @@ test('requests of features that are not offered are refused', async () => {
   iotlb[25] = 2;
   for (const [request, payload] of [
     [Request.sendRarp, new Uint8Array(8)],
+    [Request.netSetMtu, bytes(1500n)],
     [Request.iotlbMsg, iotlb],
     [Request.getInflightFd, new Uint8Array(24)],
     [Request.setLogBase, new Uint8Array(16)],

@@ -26,7 +26,11 @@ export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
   return (device.features | RING_FEATURES) & ~without;
 }
 
-/** Protocol bits offered for a device: CONFIG only with a configuration space to show. */
+/** Protocol bits offered for a device: CONFIG only with a configuration space to show, RARP and MTU for what takes them. */
 export function offeredProtocolFeatures(device: VirtioDevice): bigint {
-  return device.config === undefined ? PROTOCOL_FEATURES : PROTOCOL_FEATURES | ProtocolFeature.config;
+  let features = PROTOCOL_FEATURES;
+  if (device.config !== undefined) features |= ProtocolFeature.config;
+  if (device.announce !== undefined) features |= ProtocolFeature.rarp;
+  if (device.setMtu !== undefined) features |= ProtocolFeature.mtu;
+  return features;
 }

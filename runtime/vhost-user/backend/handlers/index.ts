@@ -6,6 +6,7 @@ import { configHandlers } from './config.js';
 import { featureHandlers } from './features.js';
 import type { Handlers } from './handler-map.js';
 import { memoryHandlers } from './memory.js';
+import { networkHandlers } from './network.js';
 import { refusedHandlers } from './refused.js';
 import { statusHandlers } from './status.js';
 import { vringHandlers } from './vrings.js';
@@ -17,6 +18,7 @@ const handlers: Handlers = {
   ...vringHandlers,
   ...configHandlers,
   ...statusHandlers,
+  ...networkHandlers,
   ...refusedHandlers,
 };
 

@@ -13,8 +13,6 @@ const NOT_OFFERED = 'its feature is not offered by this back-end';
 export const refusedHandlers: Handlers<
   | 'setLogBase'
   | 'setLogFd'
-  | 'sendRarp'
-  | 'netSetMtu'
   | 'iotlbMsg'
   | 'setVringEndian'
   | 'createCryptoSession'
@@ -37,8 +35,6 @@ export const refusedHandlers: Handlers<
   setLogFd: refuse('writes to guest memory are not logged by this back-end'),
   gpuSetSocket: refuse('the device is not a GPU'),
 
-  sendRarp: refuse(NOT_OFFERED),
-  netSetMtu: refuse(NOT_OFFERED),
   iotlbMsg: refuse(NOT_OFFERED),
   setVringEndian: refuse(NOT_OFFERED),
   createCryptoSession: refuse(NOT_OFFERED),
