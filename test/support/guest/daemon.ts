@@ -35,7 +35,7 @@ export async function startListening(
     await eventually(
       () => {
         if (program.exit !== null) throw new Error(`${program.ending}${program.output}`);
-        return listens(socket);
+        return listens(socket, program);
       },
       () => `${name} does not listen on ${socket}\n${program.output}`,
     );
@@ -47,8 +47,9 @@ export async function startListening(
 }
 
 /** Num RefCount Protocol Flags Type St Inode Path; flag 0x10000 says that it accepts connections. */
-function listens(path: string): boolean {
-  return readFileSync('/proc/net/unix', 'utf8')
+function listens(path: string, program: RunningProgram): boolean {
+  // The program's own view: it may be in a network namespace of its own.
+  return readFileSync(`/proc/${program.child.pid}/net/unix`, 'utf8')
     .split('\n')
     .some((line) => line.endsWith(` ${path}`) && line.split(/\s+/)[3] === '00010000');
 }

@@ -16,7 +16,7 @@ import { tmpdir, userInfo } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { type GuestParts, moduleFiles } from './debian.js';
 
-const modules = ['virtio_pci', 'virtio_blk', 'virtio-rng'];
+const modules = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio-rng'];
 
 /**
  * The guest's first and only program. The second serial port carries a shell without prompt or echo: each line in is

@@ -50,13 +50,13 @@ export class RunningProgram implements AsyncDisposable {
   exit: Exit | null = null;
   output = '';
 
-  /** `stdin`: `pipe` for a program that takes commands. */
+  /** `stdin`: `pipe` for a program that takes commands, a number for an fd that it inherits. */
   constructor(
     name: string,
     file: string,
     args: readonly string[],
     cwd?: string,
-    stdin: 'ignore' | 'pipe' = 'ignore',
+    stdin: 'ignore' | 'pipe' | number = 'ignore',
   ) {
     this.name = name;
     this.child = spawn(file, args, {
