@@ -70,6 +70,16 @@ export interface Addon {
   /** Operations that ended since the last published ones, or a negative errno; without `publish` 0. */
   blockSubmit(file: number, count: number, publish: number): number;
   blockClose(file: number): void;
+
+  /** Gives [fd, name of the device]. */
+  tapOpen(name: string, severalQueues: boolean): [number, string];
+  tapSetOffloads(fd: number, checksum: boolean, tcp4: boolean, tcp6: boolean, ecn: boolean): void;
+  /** Gives [rows: Int32 x5 (header words, first segment, segments), segments: Int32 x3, lengths: Int32]. */
+  tapTables(): [ArrayBuffer, ArrayBuffer, ArrayBuffer];
+  /** Packets done with; their lengths are 0 or a negative errno. Fewer than `count` when it would block. */
+  tapWrite(fd: number, count: number): number;
+  /** Packets in `lengths`, or a negative errno. */
+  tapRead(fd: number, window: number, offset: number, stride: number, count: number): number;
 }
 
 export const WatchEvent = { readable: 1, writable: 2 } as const;

@@ -6,6 +6,7 @@
 #include "fd.h"
 #include "libuv.h"
 #include "socket.h"
+#include "tap.h"
 
 namespace vhost_user {
 namespace {
@@ -22,6 +23,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportMemory(exports);
   ExportCopies(exports);
   ExportBlockFiles(exports);
+  ExportTaps(exports);
   return exports;
 }
 

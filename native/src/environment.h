@@ -11,6 +11,7 @@
 #include "libuv.h"
 #include "memory_map.h"
 #include "slot_table.h"
+#include "tap.h"
 #include "watch.h"
 
 namespace vhost_user {
@@ -39,6 +40,7 @@ class Environment {
 
   MemoryMap memory;
   CopyTable copies;
+  TapTables taps;
   SlotTable<std::unique_ptr<Watch>> watches;
   SlotTable<std::unique_ptr<BlockFile>> files;
 

@@ -33,8 +33,8 @@ function check(
   values: OptionValues<typeof options>,
   count: number,
 ): (platform: Platform, index: number) => OpenDevice {
-  const makePort = portOption(values.port, count);
   const queuePairs = integerOption('queue-pairs', values['queue-pairs'], [1, 128], 1);
+  const makePort = portOption(values.port, count, queuePairs);
   const queueSize = integerOption('queue-size', values['queue-size'], [2, 32768], 1024);
   const mtu = integerOption('mtu', values.mtu, [68, 65535], 1500);
   const first = values.mac === undefined ? null : macOption(values.mac, count);

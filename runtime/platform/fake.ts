@@ -17,6 +17,7 @@ import type {
   Platform,
   SocketListener,
   SocketStream,
+  TapQueue,
   Watch,
 } from './platform.js';
 
@@ -219,6 +220,11 @@ class InMemoryPlatform implements FakePlatform {
     const image = this.#files.get(path, options.readOnly);
     const fd = this.#fds.open(new PlainDescription('file'));
     return new FakeBlockFile(image, options.readOnly, this.windows, () => this.#fds.close(fd));
+  }
+
+  /** There is no network in here: a port over TAP queues is given other ones by its test. */
+  openTap(name: string): TapQueue {
+    throw systemError('open', 'ENOENT', `TAP device ${name}`);
   }
 
   #memory(fd: number, syscall: string): SharedMemory {

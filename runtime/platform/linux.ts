@@ -8,6 +8,7 @@ import { EventFdWatch } from './linux-eventfd.js';
 import { LinuxMapping, LinuxWindows } from './linux-memory.js';
 import { LinuxSocketListener } from './linux-socket-listener.js';
 import { LinuxSocketStream } from './linux-socket-stream.js';
+import { LinuxTapQueue } from './linux-tap.js';
 import type {
   BlockFile,
   FdKind,
@@ -15,6 +16,7 @@ import type {
   Platform,
   SocketListener,
   SocketStream,
+  TapQueue,
   Watch,
 } from './platform.js';
 
@@ -152,5 +154,9 @@ class LinuxPlatform implements Platform {
 
   openFile(path: string, options: { readOnly: boolean; direct?: boolean }): BlockFile {
     return new LinuxBlockFile(this.#addon, path, { ...options, threads: this.#threads });
+  }
+
+  openTap(name: string, options?: { severalQueues?: boolean }): TapQueue {
+    return LinuxTapQueue.open(this.#addon, name, options?.severalQueues ?? false);
   }
 }

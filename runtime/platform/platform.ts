@@ -52,6 +52,36 @@ export interface Platform {
   copies: CopyTable;
   /** Opens an image. Throws PlatformError. */
   openFile(path: string, options: { readOnly: boolean; direct?: boolean }): BlockFile;
+
+  // --- networks
+  /** Attaches one queue to a TAP device, which is made when it is not there. Throws PlatformError. */
+  openTap(name: string, options?: { severalQueues?: boolean }): TapQueue;
+}
+
+/**
+ * One queue of a TAP device. Every packet has a header of 12 bytes (virtio_net_hdr_v1, little-endian). The tables are shared
+ * by all queues of a thread: fill or read them in one go with the call they belong to.
+ */
+export interface TapQueue extends Disposable {
+  /** The device's name, chosen by the kernel where a pattern such as `tap%d` was given. */
+  readonly name: string;
+  /** Int32 with stride 5: three words of header, first segment, number of segments. */
+  readonly rows: Int32Array;
+  /** Int32 with stride 3: window, offset, length. */
+  readonly segments: Int32Array;
+  /** After `read`, bytes of each packet, header included; after `write`, 0, or a negative errno for a packet that is lost. */
+  readonly lengths: Int32Array;
+  /** What the packets that are read may ask for. */
+  setOffloads(offloads: { checksum: boolean; tcp4: boolean; tcp6: boolean; ecn: boolean }): void;
+  /** Writes the first `count` rows. Returns how many are done with; fewer when it would block. */
+  write(count: number): number;
+  /** Reads up to `count` packets into slots of `stride` bytes. Returns how many, 0 when it would block. Throws PlatformError. */
+  read(window: number, offset: number, stride: number, count: number): number;
+  /** Called while there is something to read; null stops watching. */
+  onReadable(callback: (() => void) | null): void;
+  /** Called while packets are taken; null stops watching. */
+  onWritable(callback: (() => void) | null): void;
+  close(): void;
 }
 
 export type FdKind = 'eventfd' | 'socket' | 'file' | 'memory' | 'block-device' | 'pipe' | 'other';

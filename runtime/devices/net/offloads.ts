@@ -1,10 +1,16 @@
 import { NetFeature } from '../../../generated/virtio/devices/net/features.js';
 import { NetGsoFlag, NetGsoType, NetHeaderFlag } from '../../../generated/virtio/devices/net/layouts.js';
 
-/** Offload bits that a port may have: what it takes from the driver (`sent`) and what it gives (`received`). */
+/**
+ * Offload bits that a port may have: what it takes from the driver (`sent`) and what it gives (`received`), and of the latter
+ * those for one kind of segment.
+ */
 export const OFFLOADS = {
   sent: NetFeature.csum | NetFeature.hostTso4 | NetFeature.hostTso6 | NetFeature.hostEcn,
   received: NetFeature.guestCsum | NetFeature.guestTso4 | NetFeature.guestTso6 | NetFeature.guestEcn,
+  tcp4: NetFeature.guestTso4,
+  tcp6: NetFeature.guestTso6,
+  ecn: NetFeature.guestEcn,
 } as const;
 
 /** Which header flags and kinds of segmentation one direction may use, by what was negotiated. */
