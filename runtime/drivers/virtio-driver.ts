@@ -198,23 +198,36 @@ export class VirtioDriver implements Disposable {
    */
   #checkedBase(index: number, base: number): VirtqueueState {
     const { queue } = this.#rings[index]!;
-    const state = decodeBase(this.format, base);
     queue.collectStopped();
-    if (queue.driver.hasUsed() || queue.driver.broken !== null) return state;
-    const own = queue.driver.state();
-    const wrap = own.format === 'packed' ? own.usedWrap : 0;
-    const theirs = state.format === 'packed' ? state.availableWrap : 0;
-    if (state.nextAvailable === own.nextUsed && theirs === wrap) return state;
-    throw new VhostError(
-      'ERR_VHOST_REPLY',
-      `ring ${index}: the back-end stopped at ${state.nextAvailable} (wrap ${theirs}), but has used chains up to ${own.nextUsed} (wrap ${wrap})`,
-      { request: 'VHOST_USER_GET_VRING_BASE' },
-    );
+    try {
+      const state = decodeBase(this.format, base);
+      // Somebody who uses the ring directly has not fetched everything yet, or nobody ever will.
+      if (!queue.driver.hasUsed() && queue.driver.broken === null) checkStop(state, queue.driver.state());
+      return state;
+    } catch (cause) {
+      const error = new VhostError(
+        'ERR_VHOST_REPLY',
+        `ring ${index}, base 0x${base.toString(16)}: ${(cause as Error).message}`,
+        { request: 'VHOST_USER_GET_VRING_BASE', cause },
+      );
+      this.frontend.close(error);
+      throw error;
+    }
   }
 
   #rebind(): void {
     for (const { queue } of this.#rings) queue.driver.rebind(this.memory.memory);
   }
+}
+
+function checkStop(theirs: VirtqueueState, own: VirtqueueState): void {
+  const wrap = own.format === 'packed' ? own.usedWrap : 0;
+  const theirWrap = theirs.format === 'packed' ? theirs.availableWrap : 0;
+  if (theirs.nextAvailable === own.nextUsed && theirWrap === wrap) return;
+  throw new VhostError(
+    'ERR_VHOST_REPLY',
+    `the back-end stopped at ${theirs.nextAvailable} (wrap ${theirWrap}), but has used up to ${own.nextUsed} (wrap ${wrap})`,
+  );
 }
 
 function openFrontend(options: VirtioDriverOptions, memory: SharedMemory): Promise<Frontend> {

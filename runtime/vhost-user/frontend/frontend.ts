@@ -6,10 +6,11 @@ import type {
   FrontendRequestName,
   FrontendRequests,
 } from '../../../generated/vhost-user/frontend-requests.js';
-import { MAX_CONFIG_SPACE_SIZE, VringFdFlag } from '../../../generated/vhost-user/payloads.js';
+import { MAX_CONFIG_SPACE_SIZE } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
+import { announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
 import { defaultBackendHandlers } from './backend-handlers.js';
 import { BackendRequestServer, type BackendRequestMap } from './backend-requests.js';
 import {
@@ -190,11 +191,10 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
 
   /** Disables rings, stops them and resolves with each one's base, as GET_VRING_BASE says it. */
   async stopVrings(indexes: readonly number[], signal?: AbortSignal): Promise<number[]> {
-    const pass = signal === undefined ? {} : { signal };
     for (const index of indexes) await this.#sendEnable(index, false, signal);
     const bases: number[] = [];
     for (const index of indexes) {
-      const state = await this.request('getVringBase', { index, num: 0 }, pass);
+      const state = await this.request('getVringBase', { index, num: 0 }, bounded(signal));
       if (state.index !== index) {
         const error = new VhostError('ERR_VHOST_REPLY', `asked for ring ${index}, got ring ${state.index}`, {
           request: 'VHOST_USER_GET_VRING_BASE',
@@ -249,7 +249,9 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
       guestAddress === undefined ? this.memory.addRegion(size) : this.memory.addRegion(size, guestAddress);
     try {
       this.#checkSlots();
-      await this.#paused(signal, () => this.#tellAdded(shared, signal));
+      await this.#paused(signal, (channel) =>
+        this.#slots ? announceRegion(channel, shared, signal) : announceTable(channel, this.memory, signal),
+      );
     } catch (error) {
       this.memory.removeRegion(shared);
       throw error;
@@ -260,12 +262,11 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
   /** Takes a region away that nothing is allocated in, in the same manner. */
   async removeMemory(shared: SharedRegion, signal?: AbortSignal): Promise<void> {
     const { description } = shared.region;
-    const pass = signal === undefined ? {} : { signal };
     this.memory.removeRegion(shared);
-    await this.#paused(signal, () =>
+    await this.#paused(signal, (channel) =>
       this.#slots
-        ? this.request('remMemReg', { region: description }, pass)
-        : this.#tellTable(this.#channel, signal),
+        ? channel.request('remMemReg', { region: description }, bounded(signal))
+        : announceTable(channel, this.memory, signal),
     );
   }
 
@@ -284,7 +285,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
       );
     }
     const ask = { offset: 0, flags: 0 as const, payload: new Uint8Array(size) };
-    const { payload } = await this.request('getConfig', ask, signal === undefined ? {} : { signal });
+    const { payload } = await this.request('getConfig', ask, bounded(signal));
     if (payload.byteLength !== size) {
       throw new VhostError(
         'ERR_VHOST_REPLY',
@@ -301,8 +302,8 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     bytes: Uint8Array,
     options: { migration?: boolean; signal?: AbortSignal } = {},
   ): Promise<void> {
-    const { migration = false, ...pass } = options;
-    await this.request('setConfig', { offset, flags: migration ? 1 : 0, payload: bytes }, pass);
+    const { migration = false, signal } = options;
+    await this.request('setConfig', { offset, flags: migration ? 1 : 0, payload: bytes }, bounded(signal));
   }
 
   /** Tells a network device that a guest has moved here. `mac` is six bytes. */
@@ -310,19 +311,21 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     const padded = new Uint8Array(8);
     padded.set(mac.subarray(0, 6));
     const value = new DataView(padded.buffer).getBigUint64(0, true);
-    await this.request('sendRarp', value, signal === undefined ? {} : { signal });
+    await this.request('sendRarp', value, bounded(signal));
   }
 
   /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */
   async resetDevice(signal?: AbortSignal): Promise<void> {
-    await this.request('resetDevice', undefined, signal === undefined ? {} : { signal });
+    await this.request('resetDevice', undefined, bounded(signal));
     for (const vring of this.#vrings.values()) vring.started = vring.enabled = false;
     this.#driverOk = false;
   }
 
-  /** Hangs up and closes every fd. The memory stays. Idempotent. */
-  close(): void {
-    this.#finish(new VhostError('ERR_VHOST_DISCONNECTED', 'the connection was closed here'));
+  /** Hangs up and closes every fd; what waits fails with the reason. The memory stays. Idempotent. */
+  close(
+    reason: VhostUserError = new VhostError('ERR_VHOST_DISCONNECTED', 'the connection was closed here'),
+  ): void {
+    this.#finish(reason);
   }
 
   [Symbol.dispose](): void {
@@ -345,7 +348,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
         signal,
       });
       this.#checkSlots();
-      await this.#tellMemory(channel, signal);
+      await this.#announceMemory(channel, signal);
       // From here on the caller's requests may go between ours; before, they would come out of order.
       this.#channel = channel;
       if (!first) await this.#replayRings(signal);
@@ -380,23 +383,21 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
   /** Waits for another back-end, however many fail before it is told everything. */
   async #restore(): Promise<void> {
     while (this.#end === null) {
+      let bound: AbortSignal | undefined;
       try {
         const stream = await this.#source.next(this.#closing.signal);
-        const bound = this.#options.restoreSignal?.();
+        bound = this.#options.restoreSignal?.();
         const signals = [this.#closing.signal, ...(bound === undefined ? [] : [bound])];
         await this.#take(stream, AbortSignal.any(signals));
         this.emit('reconnected');
         return;
       } catch (error) {
         if (this.#end !== null) return;
-        // A back-end that goes once more, or does not answer, is one of many; one that lacks what is in use, or cannot
-        // be reached at all, is the end.
-        const another =
-          error instanceof VhostError && error.code === 'ERR_VHOST_DISCONNECTED'
-            ? true
-            : error instanceof DOMException;
-        if (another) this.emit('trouble', asError(error));
-        else return this.#finish(asError(error));
+        // One that goes again, or does not answer in time, is one of many. One that lacks what is in use, or that cannot be
+        // reached at all, is the end.
+        const gone = error instanceof VhostError && error.code === 'ERR_VHOST_DISCONNECTED';
+        if (!gone && bound?.aborted !== true) return this.#finish(asError(error));
+        this.emit('trouble', asError(error));
       }
     }
   }
@@ -430,8 +431,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
           if (error !== null) this.emit('trouble', error);
         },
       });
-      const fds = [theirs];
-      await channel.request('setBackendReqFd', undefined, signal === undefined ? { fds } : { fds, signal });
+      await channel.request('setBackendReqFd', undefined, { ...bounded(signal), fds: [theirs] });
     } finally {
       platform.closeFd(theirs);
     }
@@ -453,115 +453,49 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     const inband = channel.features.hasProtocol(ProtocolFeature.inbandNotifications);
     for (let index = 0; index < count; index++) {
       const vring = this.#vring(index, inband);
-      await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
+      await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
     }
   }
 
-  async #tellMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
+  async #announceMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
     const slots = channel.features.hasProtocol(ProtocolFeature.configureMemSlots);
-    if (!slots || this.#options.memoryTable === true) return this.#tellTable(channel, signal);
-    for (const shared of this.memory.regions) await this.#tellRegion(channel, shared, signal);
-  }
-
-  async #tellAdded(shared: SharedRegion, signal: AbortSignal | undefined): Promise<void> {
-    if (this.#slots) await this.#tellRegion(this.#channel, shared, signal);
-    else await this.#tellTable(this.#channel, signal);
-  }
-
-  async #tellRegion(
-    channel: RequestChannel | null,
-    shared: SharedRegion,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const fds = [shared.fd];
-    const region = shared.region.description;
-    await alive(channel).request('addMemReg', { region }, signal === undefined ? { fds } : { fds, signal });
-  }
-
-  async #tellTable(channel: RequestChannel | null, signal: AbortSignal | undefined): Promise<void> {
-    const regions = this.memory.regions.map((shared) => shared.region.description);
-    const fds = this.memory.regions.map((shared) => shared.fd);
-    await alive(channel).request(
-      'setMemTable',
-      { regions },
-      signal === undefined ? { fds } : { fds, signal },
-    );
+    if (!slots || this.#options.memoryTable === true) return announceTable(channel, this.memory, signal);
+    for (const shared of this.memory.regions) await announceRegion(channel, shared, signal);
   }
 
   async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
-    for (const vring of vrings) await this.#startOne(vring, signal);
+    const channel = alive(this.#channel);
+    for (const vring of vrings) {
+      await announceVring(channel, this.memory, vring, this.#options.order ?? 'virtio-user', signal);
+      vring.started = true;
+    }
     for (const { index, enabled } of vrings) if (enabled) await this.#sendEnable(index, true, signal);
     if (!this.#driverOk && this.#has(ProtocolFeature.status)) {
       const { acknowledge, driver, featuresOk, driverOk } = DeviceStatus;
       const status = BigInt(acknowledge | driver | featuresOk | driverOk);
-      await this.request('setStatus', status, signal === undefined ? {} : { signal });
+      await this.request('setStatus', status, bounded(signal));
       this.#driverOk = true;
     }
     for (const { index } of vrings) this.kick(index);
   }
 
-  /** NUM, BASE, ADDR, ERR, and KICK, which starts it; CALL in the place that the order gives it. */
-  async #startOne(vring: FrontendVring, signal: AbortSignal | undefined): Promise<void> {
-    const pass = signal === undefined ? {} : { signal };
-    const { index } = vring;
-    const { size, areas } = vring.setup!;
-    const channel = alive(this.#channel);
-    const qemu = this.#options.order === 'qemu';
-    if (!qemu) await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
-    await channel.request('setVringNum', { index, num: size }, pass);
-    await channel.request('setVringBase', { index, num: vring.base }, pass);
-    await channel.request(
-      'setVringAddr',
-      {
-        index,
-        flags: 0,
-        descriptor: this.#ringAddress(areas.descriptor),
-        used: this.#ringAddress(areas.device),
-        available: this.#ringAddress(areas.driver),
-        log: 0n,
-      },
-      pass,
-    );
-    if (vring.errFd >= 0) await this.#tellFd(channel, 'setVringErr', index, vring.errFd, signal);
-    await this.#tellFd(channel, 'setVringKick', index, vring.kickFd, signal);
-    vring.started = true;
-    if (qemu) await this.#tellFd(channel, 'setVringCall', index, vring.callFd, signal);
-  }
-
-  /** An IOVA (a guest address here) behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own. */
-  #ringAddress(place: { window: number; offset: number }): bigint {
-    const guest =
-      (this.negotiated.features & VirtioFeature.accessPlatform) !== 0n ||
-      this.#has(ProtocolFeature.gpaAddresses);
-    return guest ? this.memory.guestAddress(place) : this.memory.userAddress(place);
-  }
-
-  #tellFd(
-    channel: RequestChannel,
-    name: 'setVringKick' | 'setVringCall' | 'setVringErr',
-    index: number,
-    fd: number,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const pass = signal === undefined ? {} : { signal };
-    if (fd < 0) return channel.request(name, BigInt(index) | VringFdFlag.noFd, pass);
-    return channel.request(name, BigInt(index), { ...pass, fds: [fd] });
-  }
-
   async #sendEnable(index: number, enabled: boolean, signal: AbortSignal | undefined): Promise<void> {
     if ((this.negotiated.features & VirtioFeature.vhostUserProtocolFeatures) === 0n) return;
-    const pass = signal === undefined ? {} : { signal };
-    await this.request('setVringEnable', { index, num: enabled ? 1 : 0 }, pass);
+    await this.request('setVringEnable', { index, num: enabled ? 1 : 0 }, bounded(signal));
   }
 
   /** Disables what runs, does it, and enables again, failed or not: the back-end still has the memory from before. */
-  async #paused(signal: AbortSignal | undefined, change: () => Promise<unknown>): Promise<void> {
+  async #paused(
+    signal: AbortSignal | undefined,
+    change: (channel: RequestChannel) => Promise<void>,
+  ): Promise<void> {
+    const channel = alive(this.#channel);
     const running = [...this.#vrings.values()].filter((vring) => vring.started && vring.enabled);
     for (const { index } of running) await this.#sendEnable(index, false, signal);
     try {
-      await change();
+      await change(channel);
     } finally {
-      if (this.#channel !== null && this.#channel.endReason === null) {
+      if (channel.endReason === null) {
         for (const { index } of running) await this.#sendEnable(index, true, signal);
       }
     }

@@ -1,0 +1,82 @@
+import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
+import { VringFdFlag } from '../../../generated/vhost-user/payloads.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+import type { MessageOrder } from './negotiation.js';
+import type { RequestChannel } from './request-channel.js';
+import type { FrontendVring } from './vring.js';
+
+/** Options of a request that a signal may bound. */
+export function bounded(signal: AbortSignal | undefined): { signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
+}
+
+/** The whole memory as one table. */
+export async function announceTable(
+  channel: RequestChannel,
+  memory: SharedMemory,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const regions = memory.regions.map((shared) => shared.region.description);
+  const fds = memory.regions.map((shared) => shared.fd);
+  await channel.request('setMemTable', { regions }, { ...bounded(signal), fds });
+}
+
+/** One more region, for a back-end with CONFIGURE_MEM_SLOTS. */
+export async function announceRegion(
+  channel: RequestChannel,
+  shared: SharedRegion,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const region = shared.region.description;
+  await channel.request('addMemReg', { region }, { ...bounded(signal), fds: [shared.fd] });
+}
+
+/** An eventfd of a ring, or that there is none. */
+export async function announceFd(
+  channel: RequestChannel,
+  name: 'setVringKick' | 'setVringCall' | 'setVringErr',
+  index: number,
+  fd: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (fd < 0) await channel.request(name, BigInt(index) | VringFdFlag.noFd, bounded(signal));
+  else await channel.request(name, BigInt(index), { ...bounded(signal), fds: [fd] });
+}
+
+/** NUM, BASE, ADDR, ERR, and KICK, which starts the ring; CALL in the place that the order gives it. */
+export async function announceVring(
+  channel: RequestChannel,
+  memory: SharedMemory,
+  vring: FrontendVring,
+  order: MessageOrder,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const pass = bounded(signal);
+  const { index } = vring;
+  const { size, areas } = vring.setup!;
+  // An IOVA (a guest address here) behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
+  const { features } = channel;
+  const byGuest =
+    features.has(VirtioFeature.accessPlatform) || features.hasProtocol(ProtocolFeature.gpaAddresses);
+  const address = (place: { window: number; offset: number }): bigint =>
+    byGuest ? memory.guestAddress(place) : memory.userAddress(place);
+  if (order !== 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
+  await channel.request('setVringNum', { index, num: size }, pass);
+  await channel.request('setVringBase', { index, num: vring.base }, pass);
+  await channel.request(
+    'setVringAddr',
+    {
+      index,
+      flags: 0,
+      descriptor: address(areas.descriptor),
+      used: address(areas.device),
+      available: address(areas.driver),
+      log: 0n,
+    },
+    pass,
+  );
+  if (vring.errFd >= 0) await announceFd(channel, 'setVringErr', index, vring.errFd, signal);
+  await announceFd(channel, 'setVringKick', index, vring.kickFd, signal);
+  if (order === 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
+}
