@@ -3,7 +3,7 @@ import type { ChainBatch } from '../chain-batch.js';
 import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../device-virtqueue.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
-import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
+import { fence, PLAIN_LOAD_ACQUIRES, PLAIN_STORE_RELEASES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkPackedChain } from './chain-walk.js';
 import * as layout from './layout.js';
@@ -365,7 +365,9 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const slots = this.#unpublishedSlots;
     // Views of memory that was unmapped are empty.
     if (slots === 0 || this.#halves.length === 0) return;
-    Atomics.store(this.#halves, this.#published * 8 + 7, this.#unpublishedFlags);
+    const flags = this.#published * 8 + 7;
+    if (PLAIN_STORE_RELEASES) this.#halves[flags] = this.#unpublishedFlags;
+    else Atomics.store(this.#halves, flags, this.#unpublishedFlags);
     this.#published = this.#nextUsed;
     this.#publishedWrap = this.#usedWrap;
     this.#unpublishedSlots = 0;
@@ -376,6 +378,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   override needsCall(): boolean {
     const slots = this.#slotsSinceAsked;
     if (slots === 0 || this.ringLost()) return false;
+    fence();
     const wanted = this.#notification.wantsCall(this.#asked, this.#published, this.#publishedWrap, slots);
     this.#asked = this.#published;
     this.#slotsSinceAsked = 0;

@@ -4,7 +4,7 @@ import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../
 import { VirtqueueError } from '../../errors.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
-import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
+import { fence, PLAIN_LOAD_ACQUIRES, PLAIN_STORE_RELEASES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkSplitChain } from './chain-walk.js';
 import * as layout from './layout.js';
@@ -302,7 +302,8 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     const count = (this.#nextUsed - this.#published) & 0xffff;
     // Views of memory that was unmapped are empty.
     if (count === 0 || this.#usedIndex.length === 0) return;
-    Atomics.store(this.#usedIndex, 1, this.#nextUsed);
+    if (PLAIN_STORE_RELEASES) this.#usedIndex[1] = this.#nextUsed;
+    else Atomics.store(this.#usedIndex, 1, this.#nextUsed);
     this.#published = this.#nextUsed;
     this.#publishedSinceAsked += count;
     this.counters.publishes++;
@@ -311,6 +312,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   override needsCall(): boolean {
     const count = this.#publishedSinceAsked;
     if (count === 0 || this.ringLost()) return false;
+    fence();
     const wanted = this.#notification.wantsCall(this.#asked, this.#published, count);
     this.#asked = this.#published;
     this.#publishedSinceAsked = 0;

@@ -7,8 +7,8 @@ import { NO_INTERRUPT, NO_NOTIFY } from './layout.js';
  *   available ring, u16:  0 flags | 1 idx | 2 ring[size]        | 2 + size  used_event    (driver writes)
  *   used ring, u16:       0 flags | 1 idx | 2 ring[size], 4 each| 2 + 4 size avail_event  (device writes)
  *
- * Order: see memory-order.ts, "ask" and "re-arm". The Atomics.store of the used index comes before `wantsCall`, the store
- * here before the caller's Atomics.load of the available index.
+ * Order: see memory-order.ts, "ask" and "re-arm". The caller fences before `wantsCall`, and loads the available index with
+ * Atomics.load after `enable`.
  */
 export interface SplitNotification {
   /** Whether the driver wants a call after the used index went from `before` to `now`, `count` elements on. */
