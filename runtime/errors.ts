@@ -63,7 +63,7 @@ export type VirtqueueErrorCode =
   | 'ERR_VIRTQ_MEMORY_LOST' // ring memory vanished while the ring ran
   | 'ERR_VIRTQ_DEVICE' // the device failed while it served the queue; the cause says how
   | 'ERR_VIRTQ_HANDLE' // the device completed a chain that is not in flight
-  | 'ERR_VIRTQ_USED'; // driver side: the device returned something that was never issued, twice, or too long
+  | 'ERR_VIRTQ_USED'; // more bytes reported as written than are writable; driver side: also a chain never issued, or returned twice
 
 /** A ring is broken; it stays latched until it is stopped and started again. */
 export class VirtqueueError extends VhostUserError<VirtqueueErrorCode> {

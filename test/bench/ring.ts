@@ -1,7 +1,7 @@
 /**
  * What one chain costs, drain and push, in the TypeScript rings and in the yardstick's C++ loops with the same checks, in
  * one process on the same guest memory. The two alternate, and each pair of samples gives one ratio: a machine that is
- * busy slows both. Only ratios have targets.
+ * busy slows both. Only ratios have targets. Asking whether to call, with its full fence, is on neither side of them.
  */
 import {
   type Contender,
