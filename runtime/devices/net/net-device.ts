@@ -42,6 +42,8 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
   #segmenter: Segmenter | null = null;
   #longest = PACKET_MAX;
   #host: DeviceHost | null = null;
+  /** Packets when the counters were logged last. */
+  #reported = 0;
 
   /** Throws DeviceError (ERR_DEVICE_CONFIGURATION). The port is this device's from now on, but the caller's to close. */
   constructor(port: NetPort, options: NetDeviceOptions = {}) {
@@ -102,11 +104,19 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
   }
 
   reset(): void {
-    this.#host?.log('info', 'traffic so far', { ...this.counters });
+    this.#report();
     this.#longest = PACKET_MAX;
     this.config.mtu = this.#options.mtu;
     this.#flows?.clear();
     this.#port.setOffloads?.(0n);
+  }
+
+  /** Says once what went through, whenever a driver is gone. */
+  #report(): void {
+    const packets = this.counters.transmitted + this.counters.received;
+    if (packets === this.#reported) return;
+    this.#reported = packets;
+    this.#host?.log('info', 'traffic so far', { ...this.counters });
   }
 
   /** Has the network learn that this address is here now (SEND_RARP), for a guest that does not do so itself. */
