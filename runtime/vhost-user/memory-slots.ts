@@ -12,6 +12,8 @@ export class MemorySlots implements Disposable {
   /** Regions that may be there at once. */
   readonly limit: number;
   #current: GuestMemory | null = null;
+  /** How often a region was added again; see `add`. */
+  readonly #repeats = new WeakMap<MemoryRegion, number>();
 
   constructor(platform: Platform, limit: number) {
     this.#platform = platform;
@@ -33,8 +35,16 @@ export class MemorySlots implements Disposable {
     });
   }
 
-  /** ADD_MEM_REG. */
+  /**
+   * ADD_MEM_REG. A region that is there already, the same in everything, is counted and has to be removed as often: QEMU
+   * before 8.0 adds the memory of a network card once for each pair of queues.
+   */
   add(description: RegionDescription, fd: OwnedFd): void {
+    const present = this.#find(description);
+    if (present !== undefined && present.description.mmapOffset === description.mmapOffset) {
+      this.#repeats.set(present, (this.#repeats.get(present) ?? 0) + 1);
+      return;
+    }
     const regions = this.#held();
     this.#install(regions, () => {
       this.#checkLimit(regions.length + 1);
@@ -44,22 +54,22 @@ export class MemorySlots implements Disposable {
 
   /** REM_MEM_REG: the region with these addresses and this size; the file offset does not matter. */
   remove(wanted: RegionDescription): void {
+    const present = this.#find(wanted);
+    if (present === undefined) {
+      throw new GuestMemoryError(
+        'ERR_GUEST_MEMORY_REGION',
+        `no region at guest address 0x${wanted.guestAddress.toString(16)}, user address ` +
+          `0x${wanted.userAddress.toString(16)}, ${wanted.size} bytes`,
+      );
+    }
+    const repeats = this.#repeats.get(present) ?? 0;
+    if (repeats > 0) {
+      this.#repeats.set(present, repeats - 1);
+      return;
+    }
     const regions = this.#held();
     this.#install(regions, () => {
-      const at = regions.findIndex(
-        ({ description }) =>
-          description.guestAddress === wanted.guestAddress &&
-          description.userAddress === wanted.userAddress &&
-          description.size === wanted.size,
-      );
-      if (at < 0) {
-        throw new GuestMemoryError(
-          'ERR_GUEST_MEMORY_REGION',
-          `no region at guest address 0x${wanted.guestAddress.toString(16)}, user address ` +
-            `0x${wanted.userAddress.toString(16)}, ${wanted.size} bytes`,
-        );
-      }
-      for (const region of regions.splice(at, 1)) region.release();
+      for (const region of regions.splice(regions.indexOf(present), 1)) region.release();
     });
   }
 
@@ -67,6 +77,15 @@ export class MemorySlots implements Disposable {
   [Symbol.dispose](): void {
     this.#current?.release();
     this.#current = null;
+  }
+
+  #find(wanted: RegionDescription): MemoryRegion | undefined {
+    return this.#current?.regions.find(
+      ({ description }) =>
+        description.guestAddress === wanted.guestAddress &&
+        description.userAddress === wanted.userAddress &&
+        description.size === wanted.size,
+    );
   }
 
   /** The regions of now, each held once more for the table to come. */
