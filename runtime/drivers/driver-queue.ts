@@ -64,6 +64,7 @@ export class DriverQueue {
   /** Kicks of the rings before a restart. */
   #kicksBefore = 0;
   #ended: Error | null = null;
+  #failed: Error | null = null;
   #collecting = false;
   #polling = false;
 
@@ -96,7 +97,7 @@ export class DriverQueue {
 
   /** Why nothing will come any more, null while something may. */
   get endReason(): Error | null {
-    return this.#driver.broken ?? this.#ended;
+    return this.#driver.broken ?? this.#failed ?? this.#ended;
   }
 
   /** Publishes what was added and kicks if the device wants to know. */
@@ -117,6 +118,12 @@ export class DriverQueue {
     if (this.#transfers.size > 0) this.#collect();
   }
 
+  /** The other side says that the ring is broken: everything that waits fails, until a device with a fresh ring takes over. */
+  fail(reason: Error): void {
+    this.#failed ??= reason;
+    this.#wakeAll();
+  }
+
   /** Whoever uses `driver` directly says so, to be told of a fresh ring. Returns how to leave again. */
   use(user: QueueUser): () => void {
     this.#users.add(user);
@@ -133,6 +140,7 @@ export class DriverQueue {
     const transfers = [...this.#transfers.values()];
     this.#transfers.clear();
     this.#driver = driver;
+    this.#failed = null;
     this.#kicksBefore += before.counters.kicks;
     for (const transfer of transfers) {
       const id = this.#add(transfer);

@@ -1,4 +1,4 @@
-import { VhostError } from '../errors.js';
+import { VhostError, VirtqueueError } from '../errors.js';
 import { SharedMemory, type SharedMemoryOptions, type SharedRegion } from '../memory/shared-memory.js';
 import type { Platform, SocketStream } from '../platform/platform.js';
 import type { FeatureTable } from '../wire/index.js';
@@ -185,6 +185,10 @@ export class VirtioDriver implements Disposable {
       size: this.#size,
       areas: memory.areas,
       onCall: () => queue.notify(),
+      onError: () =>
+        queue.fail(
+          new VirtqueueError('ERR_VIRTQ_DEVICE', index, 'the back-end reports that the ring is broken'),
+        ),
       restore: () => {
         queue.restart(memory.start());
         return encodeBase(initialVirtqueueState(this.format));

@@ -6,7 +6,7 @@ import type {
   FrontendRequestName,
   FrontendRequests,
 } from '../../../generated/vhost-user/frontend-requests.js';
-import { MAX_CONFIG_SPACE_SIZE } from '../../../generated/vhost-user/payloads.js';
+import { MAX_CONFIG_SPACE_SIZE, MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
@@ -503,7 +503,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
 
   #checkSlots(): void {
     const { length } = this.memory.regions;
-    const { memorySlots } = this.negotiated;
+    const memorySlots = this.#slots ? this.negotiated.memorySlots : MAX_MEMORY_REGIONS;
     if (length <= memorySlots) return;
     throw new GuestMemoryError(
       'ERR_GUEST_MEMORY_LIMIT',

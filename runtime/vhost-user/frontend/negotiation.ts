@@ -1,5 +1,6 @@
 import { VhostError } from '../../errors.js';
 import { featureNames } from '../../wire/index.js';
+import { MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
 import { closeProtocolFeatures, ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature, virtioFeatureTable } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
@@ -42,9 +43,6 @@ export interface NegotiationSteps {
   readonly signal: AbortSignal | undefined;
 }
 
-/** A table's limit when slots cannot be configured (VHOST_USER_SET_MEM_TABLE). */
-const TABLE_REGIONS = 8;
-
 /** Everything from the connection up to and with SET_FEATURES. `channel.features` is what was agreed on afterwards. */
 export async function negotiate(channel: RequestChannel, steps: NegotiationSteps): Promise<Negotiated> {
   const { filter, order, signal, required } = steps;
@@ -58,7 +56,12 @@ export async function negotiate(channel: RequestChannel, steps: NegotiationSteps
   }
   const features = required ?? backend;
   channel.features = new NegotiatedFeatures(offered, 0n);
-  let [offeredProtocol, protocol, queueCount, memorySlots] = [0n, 0n, null as number | null, TABLE_REGIONS];
+  let [offeredProtocol, protocol, queueCount, memorySlots] = [
+    0n,
+    0n,
+    null as number | null,
+    MAX_MEMORY_REGIONS,
+  ];
   if ((features & VirtioFeature.vhostUserProtocolFeatures) !== 0n) {
     offeredProtocol = await channel.request('getProtocolFeatures', undefined, pass);
     protocol = closeProtocolFeatures(offeredProtocol & (filter.protocol ?? SUPPORTED_PROTOCOL_FEATURES));
