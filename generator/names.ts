@@ -62,3 +62,13 @@ export function memberName(kebab: string): string {
   const snake = snakeCase(kebab);
   return C_KEYWORDS.has(snake) ? `${snake}_` : snake;
 }
+
+/** What generated/index.ts exports of the wire layer beside everything that is generated. */
+export const WIRE_EXPORTS: readonly string[] = (
+  'Codec FdRule FeatureBit FeatureTable Gate ReplyCondition ReplyRule RequestRow WireError WireReader WireWriter ' +
+  'closeFeatures decodeExactly encodeToBytes featureNames u64'
+).split(' ');
+
+/** Members that a generated object with accessors, or with a codec, has for itself. */
+export const OBJECT_MEMBERS: readonly string[] =
+  'size align offset layout minSize maxSize decode encode'.split(' ');

@@ -17,14 +17,12 @@ export function layoutComparison(before: Model, after: Model): SameLayout {
   };
 }
 
-/** Shape of a structure: order of bytes and every field in turn, without names. */
+/**
+ * Shape of a structure: every field in turn, without names. The order of bytes is one, since native is little-endian on
+ * every host that is supported.
+ */
 export function structShape(lookup: Lookup, struct: Struct): string {
-  return `${order(struct)}(${struct.fields.map((field) => fieldShape(lookup, struct, field)).join(',')})`;
-}
-
-/** Native order is little-endian on every host that is supported. */
-export function order(struct: Struct): string {
-  return struct.byteOrder === 'big' ? 'big' : 'little';
+  return `(${struct.fields.map((field) => fieldShape(lookup, struct, field)).join(',')})`;
 }
 
 function fieldShape(lookup: Lookup, struct: Struct, field: Field): string {

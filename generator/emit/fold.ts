@@ -2,7 +2,7 @@
 export function fold(text: string, width: number): string {
   const lines: string[] = [];
   let line = '';
-  for (const word of text.replaceAll('*/', '*\\/').split(/\s+/).filter(Boolean)) {
+  for (const word of text.replaceAll('*/', '*\\/').replaceAll('/*', '/ *').split(/\s+/).filter(Boolean)) {
     if (line !== '' && line.length + 1 + word.length > width) {
       lines.push(line);
       line = word;

@@ -1,5 +1,7 @@
 /** Codes of what can be wrong with a file before its meaning is looked at. The rules have codes of their own. */
 export const loadErrors = {
+  'file-name':
+    'Folders and files are called in kebab-case and end in .yaml; `index` is the name of the generated entry.',
   'yaml-syntax': 'The file is not YAML, or a key stands twice in a map.',
   'yaml-feature': 'Anchors, aliases, tags and several documents in a file are not used.',
   'unknown-kind': 'The file does not say which kind it is.',

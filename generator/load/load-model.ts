@@ -2,6 +2,7 @@ import { resolveModel } from '../model/resolve.js';
 import type { Model } from '../model/types.js';
 import { rules } from '../rules/registry.js';
 import { compareDiagnostics, compareText, type Diagnostic } from './diagnostic.js';
+import { loadErrors } from './load-errors.js';
 import { SchemaDocument } from './schema-document.js';
 import { checkShape, compileShapes } from './shape.js';
 
@@ -24,6 +25,11 @@ export function loadModel(files: ReadonlyMap<string, string>, folder = 'schema')
   const metas = new Map<string, SchemaDocument>();
   const documents = new Map<string, SchemaDocument>();
   for (const path of [...files.keys()].sort(compareText)) {
+    if (!isFileName(path)) {
+      const message = loadErrors['file-name'];
+      diagnostics.push({ file: `${folder}/${path}`, line: 1, column: 1, code: 'file-name', message });
+      continue;
+    }
     const parsed = SchemaDocument.parse(`${folder}/${path}`, files.get(path)!);
     diagnostics.push(...parsed.diagnostics);
     if (parsed.document === null) continue;
@@ -55,4 +61,10 @@ export function loadModel(files: ReadonlyMap<string, string>, folder = 'schema')
 
 function failed(diagnostics: Diagnostic[]): LoadResult {
   return { model: null, diagnostics: diagnostics.sort(compareDiagnostics) };
+}
+
+/** The path of a schema is that of what is generated from it, and part of names in it. */
+function isFileName(path: string): boolean {
+  const word = '[a-z][a-z0-9]*(-[a-z0-9]+)*';
+  return new RegExp(`^(${word}/)*${word}\\.yaml$`).test(path) && path !== 'index.yaml';
 }

@@ -53,7 +53,10 @@ export class SchemaDocument {
     }
     const [document, second] = parsed as Document.Parsed<ParsedNode>[];
     if (second !== undefined) report(second.range[0], 'yaml-feature', 'a second document starts here');
-    if (diagnostics.length === 0) reportFeatures(document!, report);
+    if (diagnostics.length === 0) {
+      reportFeatures(document!, report);
+      reportRounded(document!, report);
+    }
     if (diagnostics.length > 0) return { document: null, diagnostics };
     return { document: new SchemaDocument(file, document!, lines), diagnostics };
   }
@@ -110,6 +113,23 @@ function reportFeatures(
       if (isAlias(node)) report(offset, 'yaml-feature', `alias *${node.source}`);
       else if (node.anchor) report(offset, 'yaml-feature', `anchor &${node.anchor}`);
       else if (node.tag) report(offset, 'yaml-feature', `tag ${node.tag}`);
+    },
+  });
+}
+
+/** Above 2^53 a number in the text is not the number that is read. */
+function reportRounded(
+  document: Document.Parsed<ParsedNode>,
+  report: (offset: number, code: LoadErrorCode, message: string) => void,
+): void {
+  visit(document, {
+    Scalar(_key, node) {
+      if (typeof node.value !== 'number' || Math.abs(node.value) <= Number.MAX_SAFE_INTEGER) return;
+      report(
+        node.range?.[0] ?? 0,
+        'wrong-value',
+        `${node.source} is above 2^53 - 1, the largest number there is`,
+      );
     },
   });
 }

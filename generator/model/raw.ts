@@ -25,7 +25,7 @@ export interface RawMessages extends RawFileBase {
   direction: 'front-end-to-back-end' | 'back-end-to-front-end';
   prefix: string;
   requires?: RawGate;
-  'fd-roles': { name: string; doc: string }[];
+  'fd-roles'?: { name: string; doc: string }[];
   requests: RawRequest[];
   reserved?: { id: number; why: string }[];
 }
@@ -96,7 +96,7 @@ export interface RawFeatureSets {
 
 export interface RawLayouts extends RawFileBase {
   kind: 'layouts';
-  'byte-order': 'little' | 'big' | 'native';
+  'byte-order': 'little' | 'native';
   headers?: string[];
   constants?: (RawItem & { value: number })[];
   enums?: RawEnum[];
@@ -114,7 +114,7 @@ export interface RawEnum extends RawItem {
 
 export interface RawStruct extends RawItem {
   form: 'record' | 'offsets' | 'both';
-  'byte-order'?: 'little' | 'big' | 'native';
+  'byte-order'?: 'little' | 'native';
   size: number | string;
   align: number;
   params?: { name: string; type: string }[];

@@ -11,7 +11,7 @@ export function resolveMessages(raw: RawMessages, context: ResolveContext): Mess
       kind: 'messages',
       direction: raw.direction,
       prefix: raw.prefix,
-      fdRoles: raw['fd-roles'].map((role, index) => context.mark({ ...role }, ['fd-roles', index])),
+      fdRoles: (raw['fd-roles'] ?? []).map((role, index) => context.mark({ ...role }, ['fd-roles', index])),
       requests: raw.requests.map((request, index) =>
         resolveRequest(request, raw.prefix, common, ['requests', index], context),
       ),

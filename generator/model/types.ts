@@ -149,7 +149,7 @@ export interface FeatureBit extends Item {
 
 export interface LayoutsFile extends FileBase {
   readonly kind: 'layouts';
-  readonly byteOrder: 'little' | 'big' | 'native';
+  readonly byteOrder: 'little' | 'native';
   readonly constants: readonly Constant[];
   readonly enums: readonly Enumeration[];
   /** The virtqueues of a device type, in the order of their indexes; empty elsewhere. */
@@ -189,7 +189,7 @@ export type ScalarType = 'u8' | 'u16' | 'u32' | 'u64' | 'i8' | 'i16' | 'i32' | '
 export interface Struct extends Item {
   /** `record`: typed encode and decode. `offsets`: static accessors and named offsets for hot code. `both`. */
   readonly form: 'record' | 'offsets' | 'both';
-  readonly byteOrder: 'little' | 'big' | 'native';
+  readonly byteOrder: 'little' | 'native';
   /** Bytes when fixed; null when a field is counted. */
   readonly size: number | null;
   readonly minSize: number;

@@ -1,4 +1,5 @@
-import type { SchemaFile } from '../model/types.js';
+import type { SchemaFile, Struct } from '../model/types.js';
+import { camelCase, OBJECT_MEMBERS, pascalCase, WIRE_EXPORTS } from '../names.js';
 import type { Report, Rule } from './rule.js';
 
 interface Named {
@@ -10,7 +11,7 @@ export const namesUnique: Rule = {
   summary:
     'Names differ after casing: inside what holds them, and over all files for what the generated entry exports flat.',
   check({ model }, report) {
-    const exported = new Map<string, string>();
+    const exported = new Map(WIRE_EXPORTS.map((name) => [name.toLowerCase(), 'runtime/wire']));
     for (const file of model.files) {
       for (const { item, name } of exportsOf(file)) {
         const other = exported.get(folded(name));
@@ -18,6 +19,7 @@ export const namesUnique: Rule = {
         else exported.set(folded(name), file.path);
       }
       for (const names of namespacesOf(file)) checkNames(names, report);
+      if (file.kind === 'layouts') for (const struct of file.structs) checkAccessors(struct, report);
     }
   },
 };
@@ -32,6 +34,21 @@ function checkNames(names: readonly Named[], report: Report): void {
   for (const item of names) {
     if (seen.has(folded(item.name))) report(item, 'name', `there is another '${item.name}'`);
     seen.add(folded(item.name));
+  }
+}
+
+/** The members of an object with accessors: its own, and those that each field gives. */
+function checkAccessors(struct: Struct, report: Report): void {
+  if (struct.form === 'record') return;
+  const taken = new Map(OBJECT_MEMBERS.map((member) => [member, 'the object itself']));
+  const fields = struct.fields.filter((field) => !field.ignored);
+  for (const field of fields) {
+    const [name, tail] = [camelCase(field.name), pascalCase(field.name)];
+    const ordered = field.access === 'plain' ? [] : [`load${tail}`, `store${tail}`];
+    const members = field.type.kind === 'struct' ? [name, `${name}Index`] : [name, `set${tail}`, ...ordered];
+    const member = members.find((each) => taken.has(each));
+    if (member !== undefined) report(field, 'name', `'${member}' is of ${taken.get(member)!} already`);
+    for (const each of members) taken.set(each, `'${field.name}'`);
   }
 }
 

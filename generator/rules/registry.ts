@@ -1,7 +1,9 @@
 import { accessorAligned } from './accessor-aligned.js';
+import { accessorsPossible } from './accessors-possible.js';
 import { annotationsFitType } from './annotations-fit-type.js';
 import { bitWithinWidth } from './bit-within-width.js';
 import { bitsUnique } from './bits-unique.js';
+import { codecPossible } from './codec-possible.js';
 import { countHasMax } from './count-has-max.js';
 import { counterBeforeList } from './counter-before-list.js';
 import { deprecatedAfterSince } from './deprecated-after-since.js';
@@ -44,6 +46,8 @@ export const rules: readonly Rule[] = [
   sizesMatch,
   sizeMultipleOfAlign,
   accessorAligned,
+  accessorsPossible,
+  codecPossible,
   nestedStructFixed,
   flexibleMemberLastOrParam,
   counterBeforeList,

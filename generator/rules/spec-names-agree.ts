@@ -1,4 +1,5 @@
 import type { Model } from '../model/types.js';
+import { macroName } from '../names.js';
 import type { Rule } from './rule.js';
 
 export const specNamesAgree: Rule = {
@@ -7,10 +8,12 @@ export const specNamesAgree: Rule = {
   check({ model }, report) {
     const seen = new Map<string, string>();
     for (const { item, specName, number } of numbered(model)) {
-      const other = seen.get(specName);
+      // As C spells it, which is how the header has it.
+      const macro = macroName(specName);
+      const other = seen.get(macro);
       if (other !== undefined && other !== number)
         report(item, null, `${specName} is ${number} here and ${other} elsewhere`);
-      seen.set(specName, other ?? number);
+      seen.set(macro, other ?? number);
     }
   },
 };

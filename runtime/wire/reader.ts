@@ -36,6 +36,14 @@ export class WireReader {
     return this.#view.getUint32(this.#take(4, field), true);
   }
 
+  i8(field: string): number {
+    return this.#view.getInt8(this.#take(1, field));
+  }
+
+  i16(field: string): number {
+    return this.#view.getInt16(this.#take(2, field), true);
+  }
+
   i32(field: string): number {
     return this.#view.getInt32(this.#take(4, field), true);
   }

@@ -28,17 +28,25 @@ export class WireWriter {
     this.#view.setUint32(this.#take(4, field), integer(value, 0, 0xffff_ffff, field), true);
   }
 
+  i8(value: number, field: string): void {
+    this.#view.setInt8(this.#take(1, field), integer(value, -0x80, 0x7f, field));
+  }
+
+  i16(value: number, field: string): void {
+    this.#view.setInt16(this.#take(2, field), integer(value, -0x8000, 0x7fff, field), true);
+  }
+
   i32(value: number, field: string): void {
     this.#view.setInt32(this.#take(4, field), integer(value, -0x8000_0000, 0x7fff_ffff, field), true);
   }
 
   u64(value: bigint, field: string): void {
-    if (BigInt.asUintN(64, value) !== value) throw outOfRange(value, field);
+    if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value) throw outOfRange(value, field);
     this.#view.setBigUint64(this.#take(8, field), value, true);
   }
 
   i64(value: bigint, field: string): void {
-    if (BigInt.asIntN(64, value) !== value) throw outOfRange(value, field);
+    if (typeof value !== 'bigint' || BigInt.asIntN(64, value) !== value) throw outOfRange(value, field);
     this.#view.setBigInt64(this.#take(8, field), value, true);
   }
 

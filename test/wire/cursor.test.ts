@@ -37,10 +37,12 @@ test('numbers are little-endian, one behind the other', () => {
 });
 
 test('the ends of each range survive, one beyond does not fit', () => {
-  const limits: [keyof WireWriter & ('u8' | 'u16' | 'u32' | 'i32'), number, number][] = [
+  const limits: [keyof WireWriter & ('u8' | 'u16' | 'u32' | 'i8' | 'i16' | 'i32'), number, number][] = [
     ['u8', 0, 0xff],
     ['u16', 0, 0xffff],
     ['u32', 0, 0xffff_ffff],
+    ['i8', -0x80, 0x7f],
+    ['i16', -0x8000, 0x7fff],
     ['i32', -0x8000_0000, 0x7fff_ffff],
   ];
   for (const [name, low, high] of limits) {

@@ -31,7 +31,6 @@ function emitModule(file: Model['files'][number], lookup: Lookup): Output {
       for (const enumeration of file.enums) emitEnumeration(module, enumeration);
       emitQueues(module, file);
       for (const struct of file.structs) {
-        if (struct.byteOrder === 'big') throw new Error(`${struct.name}: big-endian layouts have no codec`);
         if (struct.form === 'offsets') emitOffsets(module, struct, lookup);
         else emitRecord({ module, lookup, struct });
       }

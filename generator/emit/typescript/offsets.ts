@@ -1,3 +1,4 @@
+import { accessUnit } from '../../model/access-unit.js';
 import type { Field, Struct } from '../../model/types.js';
 import { camelCase, pascalCase } from '../../names.js';
 import { elementSize, type Lookup } from '../lookup.js';
@@ -6,10 +7,7 @@ import { comment, describe } from './documentation.js';
 import { constObject, type Entry, objectLiteral } from './literal.js';
 import type { ModuleBuilder } from './module.js';
 import { linear } from './record-size.js';
-import { unitOf, type View, VIEWS } from './views.js';
-
-/** Names that the object has for itself; a field of this name could not have an accessor. */
-const OWN = new Set(['size', 'align', 'offset', 'layout', 'minSize', 'maxSize', 'decode', 'encode']);
+import { type View, VIEWS } from './views.js';
 
 /**
  * Static accessors of a struct for hot code. An accessor is one expression over a typed array and an index in the
@@ -34,10 +32,7 @@ export function emitOffsets(module: ModuleBuilder, struct: Struct, lookup: Looku
 
 /** Alignment, offsets and accessors; a codec of the same struct (form `both`) carries them too. */
 export function offsetsEntries(struct: Struct, lookup: Lookup): Entry[] {
-  const view = VIEWS[unitOf(struct)];
-  const taken = fields(struct).find((field) => OWN.has(camelCase(field.name)));
-  if (taken !== undefined)
-    throw new Error(`${struct.name}.${taken.name}: the generated object has a ${taken.name} of its own`);
+  const view = VIEWS[accessUnit(struct)];
   return [
     { key: 'align', doc: 'Alignment in bytes.', value: String(struct.align) },
     { key: 'offset', doc: 'Offsets in bytes.', value: offsets(struct) },
@@ -47,7 +42,7 @@ export function offsetsEntries(struct: Struct, lookup: Lookup): Entry[] {
 
 /** How the accessors are used, and the layout. */
 export function offsetsNote(struct: Struct, lookup: Lookup): string {
-  return `${usage(struct, VIEWS[unitOf(struct)])}\n${picture(lookup, struct)}`;
+  return `${usage(struct, VIEWS[accessUnit(struct)])}\n${picture(lookup, struct)}`;
 }
 
 function fields(struct: Struct): readonly Field[] {

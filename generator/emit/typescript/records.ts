@@ -83,7 +83,9 @@ function codecMembers(context: RecordContext): WriterFunction {
       .inlineBlock(() => decodeBody(context, writer))
       .write(',')
       .newLine();
-    writer.write(`encode(writer: ${module.wireType('WireWriter')}, value: ${name}): void `);
+    // Nothing of the value is written when every field is padding or a constant.
+    const value = valueFields(struct).length === 0 ? '_value' : 'value';
+    writer.write(`encode(writer: ${module.wireType('WireWriter')}, ${value}: ${name}): void `);
     writer
       .inlineBlock(() => encodeBody(context, writer))
       .write(',')

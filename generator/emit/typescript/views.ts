@@ -1,5 +1,3 @@
-import type { Struct } from '../../model/types.js';
-
 /** The typed array that accessors of a struct read. */
 export interface View {
   readonly type: 'Uint8Array' | 'Uint16Array' | 'Uint32Array';
@@ -14,8 +12,3 @@ export const VIEWS: Readonly<Record<1 | 2 | 4, View>> = {
   2: { type: 'Uint16Array', name: 'u16', unit: 2 },
   4: { type: 'Uint32Array', name: 'u32', unit: 4 },
 };
-
-/** The widest unit, at most 4, that the struct's alignment allows. */
-export function unitOf(struct: Struct): 1 | 2 | 4 {
-  return struct.align >= 4 ? 4 : struct.align >= 2 ? 2 : 1;
-}

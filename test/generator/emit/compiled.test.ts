@@ -1,3 +1,5 @@
+import { execFileSync } from 'node:child_process';
+import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { lookupOf } from '../../../generator/emit/lookup.js';
@@ -84,5 +86,53 @@ compiled('a number outside a closed set does not compile, one outside an open se
   assert.is(toy.compile(part(77, 4)), '');
   assert.match(toy.compile(part(77, 3)), /Type '3' is not assignable to type 'ToyColour'/);
 });
+
+compiled(
+  'small signed numbers, and records of nothing but constants and padding, have codecs that compile',
+  () => {
+    const more = `kind: layouts
+name: more
+source: { id: example, title: An example, revision: v1.0 }
+byte-order: little
+doc: What a comment may hold, as /* and */ and // here.
+structs:
+  - name: signed-numbers
+    form: record
+    size: 3
+    align: 1
+    ref: Example
+    written-by: both
+    doc: Small signed numbers, of any place/* in a comment */.
+    fields:
+      - { name: left, type: i8, offset: 0, doc: Left. }
+      - { name: right, type: i16, offset: 1, doc: Right. }
+  - name: nothing-but-constants
+    form: record
+    size: 2
+    align: 1
+    ref: Example
+    written-by: both
+    doc: No value at all.
+    fields:
+      - { name: version, type: u8, offset: 0, must-be: 2, doc: Version. }
+      - { name: padding, type: u8, offset: 1, ignored: true }
+`;
+    const other = new CompiledToy(toyModel((texts) => texts.set('toy/more.yaml', more)));
+    const use = `
+    import { decodeExactly, encodeToBytes, NothingButConstants, SignedNumbers } from './generated/index.js';
+    const bytes = encodeToBytes(SignedNumbers, { left: -3, right: -300 });
+    const { left, right } = decodeExactly(SignedNumbers, bytes);
+    export const all = [...bytes, left, right, ...encodeToBytes(NothingButConstants, {})];`;
+    try {
+      assert.is(other.compile(use), '');
+      const header = join(other.folder, 'generated/c/vhost_user_schema.h');
+      execFileSync('g++', ['-x', 'c++', '-Wall', '-Wextra', '-Werror', '-fsyntax-only', header], {
+        stdio: 'pipe',
+      });
+    } finally {
+      other.remove();
+    }
+  },
+);
 
 compiled.run();
