@@ -1,7 +1,7 @@
 import { type Lookup, scalarSize } from '../emit/lookup.js';
 import type { Enumeration, Field, LayoutsFile, Struct } from '../model/types.js';
 import { type Changes, pair } from './change.js';
-import { order, type SameLayout, structShape } from './shape.js';
+import { type SameLayout, structShape } from './shape.js';
 
 /** Constants, enumerations, queues and structures, which are known by their names; members and fields by their place. */
 export function diffLayouts(
@@ -24,6 +24,7 @@ export function diffLayouts(
       diffStruct(old, now, sameLayout, changes);
     else diffNames(old, now, changes);
     diffBounds(old, now, changes);
+    diffMeanings(old, now, lookups.after, changes);
     changes.value(now.name, 'alignment', old.align, now.align, now.align > old.align);
   }
   for (const old of structs.removed) {
@@ -77,7 +78,6 @@ function diffEnumeration(old: Enumeration, now: Enumeration, changes: Changes): 
 
 /** Fields of a structure whose bytes changed, each by its place. */
 function diffStruct(old: Struct, now: Struct, sameLayout: SameLayout, changes: Changes): void {
-  changes.value(now.name, 'the byte order', order(old), order(now));
   changes.value(
     now.name,
     'the size',
@@ -133,6 +133,22 @@ function diffBounds(old: Struct, now: Struct, changes: Changes): void {
     if (before && 'max' in before && after && 'max' in after) {
       changes.value(`${now.name}.${field.name}`, 'the limit', before.max, after.max, after.max < before.max);
     }
+  }
+}
+
+/** What the bits of a field mean: the bytes are the same, what a peer reads in them is not. */
+function diffMeanings(old: Struct, now: Struct, lookup: Lookup, changes: Changes): void {
+  const partsText = ({ parts }: Field) =>
+    parts.length === 0 ? 'none' : parts.map((part) => `${part.name} ${part.lowBit}+${part.width}`).join(', ');
+  for (const field of now.fields) {
+    const before = old.fields.find((each) => each.name === field.name);
+    if (before === undefined) continue;
+    const place = `${now.name}.${field.name}`;
+    changes.value(place, 'its parts', partsText(before), partsText(field));
+    // A closed enumeration makes values illegal that were legal before; an open one only gives names.
+    const isClosed = field.enumeration !== null && !lookup.enumeration(field.enumeration).open;
+    const name = ({ enumeration }: Field) => enumeration?.name ?? 'none';
+    changes.value(place, 'its enumeration', name(before), name(field), isClosed);
   }
 }
 

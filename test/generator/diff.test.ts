@@ -162,6 +162,21 @@ const cases: readonly Case[] = [
     back: ['compatible toy/layouts toy-box.corners: the name was edges, is corners'],
   },
   {
+    claim: 'ranges of bits that move in a field are breaking, though its bytes are the same',
+    edit: replace(LAYOUTS, [
+      'offset: 4, doc: A word that the language has taken. }',
+      'offset: 4, doc: A word that the language has taken., parts: [{ name: low, low-bit: 0, width: 4, doc: Low. }] }',
+    ]),
+    forward: ['breaking   toy/layouts toy-box.default: its parts was none, is low 0+4'],
+    back: ['breaking   toy/layouts toy-box.default: its parts was low 0+4, is none'],
+  },
+  {
+    claim: 'a closed enumeration for a field is breaking when it comes, compatible when it goes',
+    edit: replace(LAYOUTS, ['offset: 10, enum: toy-colour, doc: Which.', 'offset: 10, doc: Which.']),
+    forward: ['compatible toy/layouts toy-slot.colour: its enumeration was toy-colour, is none'],
+    back: ['breaking   toy/layouts toy-slot.colour: its enumeration was none, is toy-colour'],
+  },
+  {
     claim: 'a structure with another name and the same bytes is compatible',
     edit: replace(LAYOUTS, ['name: toy-note', 'name: toy-remark']),
     forward: [
