@@ -42,8 +42,10 @@ interface Transfer {
 
 /** Who adds to the ring directly, and has to do so again on a fresh one. */
 export interface QueueUser {
-  /** The device that had the chains is gone: collects from `before` what it used, and adds the others to `queue.driver`. */
-  restarted(before: DriverVirtqueue): void;
+  /** The device that had the chains is gone: collects what it used. */
+  abandoned(): void;
+  /** The ring is a fresh one, `queue.driver`: adds what the device before had not used. */
+  restarted(): void;
 }
 
 /**
@@ -131,12 +133,15 @@ export class DriverQueue {
   }
 
   /**
-   * Another device takes over, with a ring that starts afresh: what the one before used is collected, what it had not is
+   * Another device takes over, with a ring that `start` makes afresh, in the same memory: what the one before used is collected, what it had not is
    * issued again, in the order in which it was issued. A request may so be carried out twice.
    */
-  restart(driver: DriverVirtqueue): void {
-    const before = this.#driver;
+  restart(start: () => DriverVirtqueue): void {
+    // The fresh ring lies where the old one does.
     this.#takeUsed();
+    for (const user of this.#users) user.abandoned();
+    const before = this.#driver;
+    const driver = start();
     const transfers = [...this.#transfers.values()];
     this.#transfers.clear();
     this.#driver = driver;
@@ -147,7 +152,7 @@ export class DriverQueue {
       if (id >= 0) this.#transfers.set(id, transfer);
       else this.#abandon(transfer, this.#noRoom(transfer.readable + transfer.writable));
     }
-    for (const user of this.#users) user.restarted(before);
+    for (const user of this.#users) user.restarted();
     driver.publish();
     if (transfers.length > 0) this.#collect();
     this.#wakeAll();

@@ -190,7 +190,7 @@ export class VirtioDriver implements Disposable {
           new VirtqueueError('ERR_VIRTQ_DEVICE', index, 'the back-end reports that the ring is broken'),
         ),
       restore: () => {
-        queue.restart(memory.start());
+        queue.restart(() => memory.start());
         return encodeBase(initialVirtqueueState(this.format));
       },
     };

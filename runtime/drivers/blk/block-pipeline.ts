@@ -1,5 +1,5 @@
 import { DeviceError } from '../../errors.js';
-import { type DriverVirtqueue, UsedBatch } from '../../virtqueue/driver-virtqueue.js';
+import { UsedBatch } from '../../virtqueue/driver-virtqueue.js';
 import {
   BLK_SECTOR_SIZE,
   BlkRequestHeader,
@@ -149,9 +149,12 @@ export class BlockPipeline implements Disposable, QueueUser {
     };
   }
 
+  abandoned(): void {
+    for (let count = this.#reap(); count > 0; count = this.#reap()) this.#doneEarly += count;
+  }
+
   /** Issues what is under way once more, as it lies in guest memory, in the order of before. */
-  restarted(before: DriverVirtqueue): void {
-    for (let count = this.#reap(before); count > 0; count = this.#reap(before)) this.#doneEarly += count;
+  restarted(): void {
     const { driver } = this.#queue;
     const free = new Set(this.#freeSlots.subarray(0, this.#freeCount));
     const slots = Array.from({ length: this.#depth }, (_, slot) => slot).filter((slot) => !free.has(slot));
@@ -212,11 +215,11 @@ export class BlockPipeline implements Disposable, QueueUser {
   }
 
   /** Takes back what the device has done. Notes the first failure. */
-  #reap(driver: DriverVirtqueue = this.#queue.driver): number {
+  #reap(): number {
     const { check, operation, blockLength } = this.#batch;
     const windows = this.#queue.ram.platform.windows;
     const used = this.#used;
-    const count = driver.collect(used, used.capacity);
+    const count = this.#queue.driver.collect(used, used.capacity);
     if (count === 0) return 0;
     const control = windows.u8[this.#control.window]!;
     const expected = operation === 'read' ? blockLength + 1 : 1;
