@@ -45,6 +45,20 @@ export { DriverQueue, type TransferOptions, type TransferResult } from './driver
 export { BlockClient, type BlockOptions } from './drivers/blk/block-client.js';
 export type { BlockBatch, BlockBatchResult } from './drivers/blk/block-pipeline.js';
 export {
+  NetClient,
+  type NetClientOptions,
+  type NetLink,
+  type NetStartOptions,
+  type PacketOptions,
+  type QueuePair,
+  type ReceivedPacket,
+} from './drivers/net/net-client.js';
+export type { NetControl } from './drivers/net/net-control.js';
+export type { ControlState, ReceiveMode } from './drivers/net/control-state.js';
+export { PACKET_STRIDE, PacketField, PacketTable } from './drivers/net/packet-table.js';
+export type { Receiver, ReceiverOptions } from './drivers/net/receiver.js';
+export type { Transmitter, TransmitterOptions } from './drivers/net/transmitter.js';
+export {
   GuestBuffer,
   SharedMemory,
   type SharedMemoryOptions,

@@ -3,13 +3,14 @@
  *
  * - `MockDriver` is a whole pretended guest over a socket: negotiation, memory, rings.
  * - `Loopback` puts a device and a driver together in one process without a socket, for a device author's unit tests.
- * - `BlockClient` drives a block device over either.
+ * - `BlockClient` drives a block device over either, `NetClient` a network device.
  * - `MockFrontend` sends single requests, in any order and any shape.
  *
  * @module
  */
 export { BlockClient, type BlockOptions } from '../drivers/blk/block-client.js';
 export type { BlockBatch, BlockBatchResult } from '../drivers/blk/block-pipeline.js';
+export { NetClient, type NetStartOptions, type ReceivedPacket } from '../drivers/net/net-client.js';
 export { FrontendConnection, type RawMessage } from './frontend-connection.js';
 export {
   GuestBuffer,
