@@ -139,6 +139,24 @@ test('as a client it connects as soon as the front-end listens, and again after 
   assert.is(platform.openFdCount, 0);
 });
 
+test('a client rests longer and longer between connections that end as soon as they are made', async () => {
+  const platform = createFakePlatform();
+  const listener = platform.listen(PATH);
+  let connections = 0;
+  listener.onConnection((stream) => {
+    stream.close();
+    if (++connections === 100) listener.close();
+  });
+  const backend = serveDevice(new RecordingDevice(), { platform, socketPath: PATH, connect: true });
+  await turns(2000);
+  assert.ok(connections >= 1 && connections < 20, `${connections} connections in 2000 turns of the loop`);
+  backend.close();
+  await backend.finished;
+  listener.close();
+  await turns(5);
+  assert.is(platform.openFdCount, 0);
+});
+
 test('a client that can never connect says so', async () => {
   const platform = createFakePlatform();
   platform.failNext('connect', 'EACCES');

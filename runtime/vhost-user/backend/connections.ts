@@ -57,6 +57,9 @@ export class ConnectingSource implements ConnectionSource {
   readonly #path: string;
   readonly #callbacks: ConnectionCallbacks;
   readonly #abort = new AbortController();
+  #connectedAt = 0;
+  /** Wait before the next attempt, in milliseconds. */
+  #pause = 0;
 
   constructor(platform: Platform, path: string, callbacks: ConnectionCallbacks) {
     this.#platform = platform;
@@ -70,6 +73,9 @@ export class ConnectingSource implements ConnectionSource {
   }
 
   next(): boolean {
+    // A front-end that takes connections and drops them at once is asked no more often than one that is not there.
+    const brief = performance.now() - this.#connectedAt < LONGEST_RETRY;
+    this.#pause = brief ? Math.min(LONGEST_RETRY, Math.max(FIRST_RETRY, this.#pause * 2)) : 0;
     void this.#connect();
     return true;
   }
@@ -77,9 +83,11 @@ export class ConnectingSource implements ConnectionSource {
   async #connect(): Promise<void> {
     const { signal } = this.#abort;
     try {
+      if (this.#pause > 0) await delay(this.#pause, undefined, { signal });
       for (let wait = FIRST_RETRY; !signal.aborted; wait = Math.min(LONGEST_RETRY, wait * 2)) {
         const stream = await this.#attempt(signal);
         if (stream !== null) {
+          this.#connectedAt = performance.now();
           if (signal.aborted) stream.close();
           else this.#callbacks.onConnection(stream);
           return;
