@@ -13,7 +13,7 @@ export interface LoopQueue {
 export interface QueueLoopOptions {
   /**
    * How long to look for more chains before asking for kicks, in microseconds; 0 never spins. While looking is in vain the
-   * loop does so ever more rarely. Default 20.
+   * loop does so ever more rarely. Default 50: a driver that has to be woken takes 20 to 40.
    */
   readonly spinMicroseconds?: number;
 }
@@ -59,7 +59,7 @@ export class QueueLoop {
   #pauseLeft = 0;
 
   constructor(options: QueueLoopOptions = {}) {
-    this.#spin = (options.spinMicroseconds ?? 20) / 1000;
+    this.#spin = (options.spinMicroseconds ?? 50) / 1000;
   }
 
   add(queue: LoopQueue): void {

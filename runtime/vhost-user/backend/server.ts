@@ -24,7 +24,7 @@ export interface BackendOptions {
   readonly connect?: boolean;
   /** Ends the back-end. */
   readonly signal?: AbortSignal;
-  /** How long to look for more chains before asking for kicks, in microseconds; 0 never spins. Default 20. */
+  /** How long to look for more chains before asking for kicks, in microseconds; 0 never spins. Default 50. */
   readonly spinMicroseconds?: number;
   /** Receives structured log lines; nothing is logged without it. */
   readonly log?: Log;
