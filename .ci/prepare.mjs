@@ -1,12 +1,22 @@
 // Installs and builds whatever is missing or older than its sources, so that every npm script works straight after
 // `git clone`. Plain Node on purpose: it runs before any dependency exists.
-import { execFileSync } from 'node:child_process';
+import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const run = (file, ...args) => execFileSync(file, args, { cwd: root, stdio: ['ignore', 2, 'inherit'] });
+/** Runs a program with its output on stderr; one that fails has said why, and ends this one without a stack trace. */
+const run = (file, ...args) => {
+  const { status, signal, error } = spawnSync(file, args, { cwd: root, stdio: ['ignore', 2, 'inherit'] });
+  if (status === 0) return;
+  const missing =
+    error?.code === 'ENOENT' ? 'is not installed' : (error?.message ?? `failed (${signal ?? status})`);
+  console.error(
+    `.ci/prepare.mjs: ${file === process.execPath ? args[0] : [file, ...args].join(' ')}: ${missing}`,
+  );
+  process.exit(1);
+};
 const time = (path) => (existsSync(path) ? statSync(path).mtimeMs : 0);
 
 const installed = join(root, 'node_modules/.package-lock.json');

@@ -20,7 +20,8 @@ const HELP = `Generates code, headers and reference pages from schema/ into gene
   --root DIR                        folder that holds schema/ and generated/; that of this package by default
   --help                            this text
 
-Exit status: 0 done, 1 schema not valid, generated/ not current or a breaking change, 2 wrong arguments.
+Exit status: 0 done, 1 schema not valid, generated/ not current or a breaking change, 2 wrong arguments, or a file that
+cannot be read or written.
 `;
 
 /** Where the command's output goes. */
@@ -31,6 +32,17 @@ export interface Console {
 
 /** Runs the command and returns the exit status. `defaultRoot`: the package's own folder. */
 export function run(args: readonly string[], defaultRoot: string, console: Console): 0 | 1 | 2 {
+  try {
+    return perform(args, defaultRoot, console);
+  } catch (error) {
+    // What the file system refuses says what and where by itself; anything else is a mistake of this program.
+    if (!(error instanceof Error && 'syscall' in error)) throw error;
+    console.error(error.message);
+    return 2;
+  }
+}
+
+function perform(args: readonly string[], defaultRoot: string, console: Console): 0 | 1 | 2 {
   const options = parse(args);
   if ('problem' in options) {
     console.error(`${options.problem}; see --help`);
@@ -137,6 +149,21 @@ function isModel(document: unknown): document is Model & { readonly format: numb
     'format' in document &&
     document.format === MODEL_FORMAT &&
     'files' in document &&
-    Array.isArray(document.files)
+    Array.isArray(document.files) &&
+    document.files.every(isModelFile)
   );
+}
+
+/** The lists that each kind of file has in a model. */
+const LISTS: Readonly<Record<string, readonly string[]>> = {
+  messages: ['requests'],
+  features: ['bits'],
+  layouts: ['constants', 'enums', 'queues', 'structs'],
+};
+
+function isModelFile(file: unknown): boolean {
+  if (typeof file !== 'object' || file === null) return false;
+  const { path, kind, ...rest } = file as Record<string, unknown>;
+  const lists = typeof kind === 'string' ? LISTS[kind] : undefined;
+  return typeof path === 'string' && lists !== undefined && lists.every((list) => Array.isArray(rest[list]));
 }

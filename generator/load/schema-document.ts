@@ -42,6 +42,7 @@ export class SchemaDocument {
       const { line, col } = lines.linePos(offset);
       diagnostics.push({ file, line, column: col, code, message });
     };
+    if (text.includes('\ufffd')) report(text.indexOf('\ufffd'), 'yaml-syntax', 'the file is not UTF-8');
     if (!Array.isArray(parsed) || parsed.length === 0) {
       report(0, 'yaml-syntax', 'the file is empty');
       return { document: null, diagnostics };

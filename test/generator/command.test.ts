@@ -227,4 +227,31 @@ command('a file that stands where a folder is to be is replaced', ({ root }) => 
   });
 });
 
+command('says in one line what the file system refuses', ({ root }) => {
+  writeFileSync(join(root, 'generated'), 'a file, not a folder');
+  const { status, errors } = call(root);
+  assert.is(status, 2);
+  assert.is(errors.length, 1);
+  assert.match(errors[0]!, /ENOTDIR.*generated/);
+});
+
+command('refuses a model to compare with that is not whole', ({ root }) => {
+  const old = join(root, 'old.json');
+  for (const file of [1, {}, { path: 'a', kind: 'layouts' }, { path: 'a', kind: 'other' }]) {
+    writeFileSync(old, JSON.stringify({ format: 1, files: [file] }));
+    assert.equal(call(root, '--diff', old), {
+      status: 2,
+      out: [],
+      errors: [`${old}: is not a model of format 1`],
+    });
+  }
+});
+
+command('refuses a schema that is not UTF-8, where it is not', ({ root }) => {
+  writeFileSync(join(root, LAYOUTS), Buffer.from('kind: layouts\ndoc: \xff.\n', 'latin1'));
+  const { status, errors } = call(root);
+  assert.is(status, 1);
+  assert.is(errors[0], `${LAYOUTS}:2:6 yaml-syntax the file is not UTF-8`);
+});
+
 command.run();
