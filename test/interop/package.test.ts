@@ -221,4 +221,21 @@ test('the codecs import without the addon, and so does their bundle in a browser
   assert.is(runInContext('codecs.result', page), expected);
 });
 
+test('a bundle holds the codecs that are used, and no others', async () => {
+  const bundle = async (name: string) => {
+    const contents = `import { ${name} } from 'vhost-user/codecs'; globalThis.used = ${name};`;
+    const { outputFiles } = await build({
+      stdin: { contents, resolveDir: project },
+      bundle: true,
+      platform: 'browser',
+      format: 'esm',
+      write: false,
+      absWorkingDir: project,
+    });
+    return outputFiles[0]!.text;
+  };
+  assert.not.match(await bundle('MessageHeader'), /frontend-request|blk|virtq/);
+  assert.not.match(await bundle('VirtqDesc'), /frontend-request|blk|MessageHeader/);
+});
+
 test.run();
