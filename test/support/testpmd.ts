@@ -12,7 +12,7 @@ export interface PortCounts {
 
 let instances = 0;
 
-/** testpmd with a virtio-user port: a driver in user space that is a front-end of its own. */
+/** testpmd with one port: a driver in user space that is a front-end of its own, or a back-end. */
 export class Testpmd implements AsyncDisposable {
   readonly program: RunningProgram;
   #seen = 0;
@@ -22,10 +22,28 @@ export class Testpmd implements AsyncDisposable {
   }
 
   /** `device`: arguments of net_virtio_user. */
-  static async start(
+  static start(
     socket: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[] = [],
+  ): Promise<Testpmd> {
+    return Testpmd.#start(`net_virtio_user0,path=${socket}`, device, options);
+  }
+
+  /** The other end of the wire. `device`: arguments of net_vhost. Its socket is there when this resolves. */
+  static startBackend(
+    socket: string,
+    device: Readonly<Record<string, string | number>>,
+    options: readonly string[] = [],
+  ): Promise<Testpmd> {
+    // Without a driver there is no link, and it would wait for one.
+    return Testpmd.#start(`net_vhost0,iface=${socket}`, device, ['--disable-link-check', ...options]);
+  }
+
+  static async #start(
+    port: string,
+    device: Readonly<Record<string, string | number>>,
+    options: readonly string[],
   ): Promise<Testpmd> {
     const properties = Object.entries(device).map(([name, value]) => `,${name}=${value}`);
     const program = new RunningProgram(
@@ -46,7 +64,7 @@ export class Testpmd implements AsyncDisposable {
         `--file-prefix=vhu-${process.pid}-${instances++}`,
         ...['-l', availableParallelism() > 1 ? '0,1' : '0'],
         ...(availableParallelism() > 1 ? [] : ['--lcores', '(0,1)@0']),
-        `--vdev=net_virtio_user0,path=${socket}${properties.join('')}`,
+        `--vdev=${port}${properties.join('')}`,
         ...['--', '--no-mlockall', '--total-num-mbufs=8192', '--no-lsc-interrupt', '--forward-mode=io', '-i'],
         ...options,
       ],
