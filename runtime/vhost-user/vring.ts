@@ -52,6 +52,8 @@ export class Vring {
   #addresses: VringAddress | null = null;
   /** Wire form; null when nobody said where the ring stands. */
   #base: number | null = null;
+  /** Where a reset found the ring, for a GET_VRING_BASE that comes late. */
+  #baseBeforeReset: number | null = null;
   #started = false;
   #enabled: boolean;
   #kick: OwnedFd | null = null;
@@ -119,6 +121,7 @@ export class Vring {
     // Before SET_FEATURES the format is not known; it is decoded again when the ring starts.
     if (this.#context.features.accepted !== 0n) decodeBase(this.#format(), base);
     this.#base = base;
+    this.#baseBeforeReset = null;
   }
 
   /** SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again. */
@@ -173,12 +176,15 @@ export class Vring {
         this.#leave(host);
       }
     }
-    return this.#base ?? encodeBase(initialVirtqueueState(this.#format()));
+    return this.#base ?? this.#baseBeforeReset ?? encodeBase(initialVirtqueueState(this.#format()));
   }
 
-  /** Stops the ring as `stop` does and forgets where it stood. Call and err fds stay. */
+  /**
+   * Stops the ring as `stop` does; it starts afresh. Call and err fds stay. Where it stood can still be asked for: QEMU 7
+   * sets the status to 0 whenever it stops a device, and only then asks for the bases, with which it goes on later.
+   */
   async reset(): Promise<void> {
-    await this.stop();
+    this.#baseBeforeReset = await this.stop();
     this.#base = null;
     this.#enabled = false;
   }
@@ -256,6 +262,7 @@ export class Vring {
       onTurn: this.#context.onTurn,
     });
     this.#host = host;
+    this.#baseBeforeReset = null;
     try {
       this.#watchKick(host);
     } catch (error) {

@@ -252,17 +252,17 @@ export class RunningRing {
     this.err = talk.frontend.eventFd();
   }
 
-  /** Sends memory and ring; `enable` is SET_VRING_ENABLE. */
+  /** Sends memory and ring; `base` null sends none, `enable` is SET_VRING_ENABLE. */
   static start(
     talk: Conversation,
     guest: SharedGuest,
-    { index = 0, size = 16, enable = true, table = true } = {},
+    { index = 0, size = 16, enable = true, table = true, base = 0 as number | null } = {},
   ): RunningRing {
     const running = new RunningRing(talk, guest, index, size);
     const { frontend } = talk;
     if (table) frontend.send(Request.setMemTable, memoryTable(guest), { fds: [guest.fd] });
     frontend.send(Request.setVringNum, bytes(index, size));
-    frontend.send(Request.setVringBase, bytes(index, 0));
+    if (base !== null) frontend.send(Request.setVringBase, bytes(index, base));
     frontend.send(Request.setVringAddr, vringAddress(index, running.ring));
     frontend.send(Request.setVringCall, bytes(BigInt(index)), { fds: [running.call.fd] });
     frontend.send(Request.setVringErr, bytes(BigInt(index)), { fds: [running.err.fd] });

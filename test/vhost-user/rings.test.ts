@@ -366,12 +366,34 @@ test('RESET_DEVICE and status 0 drain, stop and disable the rings and reset the 
     assert.is((await talk.frontend.receive())!.request, request);
     assert.equal(talk.device.events.slice(-2), ['stop 0', 'reset']);
     assert.is((await talk.frontend.ask(Request.getStatus)).payload[0], 0);
-    assert.is(await base(talk, 0), 0);
+    assert.is(await base(talk, 0), 1, 'QEMU 7 asks for the bases after the status');
     assert.not.ok(talk.session.vring(0).enabled);
     assert.is(
       await talk.frontend.acknowledged(Request.setFeatures, bytes(VERSION_1 | PROTOCOL_FEATURES)),
       0n,
     );
+    await talk.close();
+  }
+});
+
+test('a ring that was reset starts afresh, from a base only when one is set', async () => {
+  for (const given of [null, 0, 1]) {
+    const { talk, guest } = await open();
+    const before = RunningRing.start(talk, guest);
+    before.offer();
+    await before.used(1);
+    talk.frontend.send(Request.setStatus, bytes(0n));
+    assert.is(await base(talk, 0), 1);
+    talk.frontend.send(Request.setFeatures, bytes(VERSION_1 | PROTOCOL_FEATURES));
+    // The new ring's memory is that of the old one, where one chain is offered and used.
+    if (given !== 1) before.ring.usedIndex = 0;
+    const ring = RunningRing.start(talk, guest, { table: false, base: given });
+    if (given === 1) {
+      await turns(20);
+      assert.is(ring.ring.usedIndex, 1, 'nothing new');
+    } else {
+      await ring.used(1);
+    }
     await talk.close();
   }
 });
