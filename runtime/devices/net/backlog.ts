@@ -51,7 +51,8 @@ export class Backlog {
     const padded = (length + ALIGN - 1) & -ALIGN;
     const skipped = this.#head + padded > BYTES ? BYTES - this.#head : 0;
     if (this.#used + skipped + padded > BYTES) return -1;
-    const offset = skipped > 0 ? 0 : this.#head;
+    // Nothing is skipped where the packet before ended with the ring, and yet this one begins at the start.
+    const offset = this.#head + padded > BYTES ? 0 : this.#head;
     const row = ((this.#first + this.#count) % ROWS) * PACKET_STRIDE;
     this.#rows[row] = words[at]!;
     this.#rows[row + 1] = words[at + 1]!;
