@@ -1,9 +1,11 @@
 /** `npm run bench -- NAME [options]`: runs one benchmark. */
 import { benchBlk } from './blk.js';
+import { benchNet } from './net.js';
 import { benchRing } from './ring.js';
 
 const BENCHES: Record<string, (args: readonly string[]) => void | Promise<void>> = {
   blk: benchBlk,
+  net: benchNet,
   ring: benchRing,
 };
 

@@ -12,6 +12,9 @@ export interface PortCounts {
 
 let instances = 0;
 
+/** Processors for the thread that takes commands and the one that moves packets. */
+const CORES = availableParallelism() > 1 ? '0,1' : '0';
+
 /** testpmd with one port: a driver in user space that is a front-end of its own, or a back-end. */
 export class Testpmd implements AsyncDisposable {
   readonly program: RunningProgram;
@@ -26,8 +29,9 @@ export class Testpmd implements AsyncDisposable {
     socket: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[] = [],
+    cores = CORES,
   ): Promise<Testpmd> {
-    return Testpmd.#start(`net_virtio_user0,path=${socket}`, device, options);
+    return Testpmd.#start(`net_virtio_user0,path=${socket}`, device, options, cores);
   }
 
   /** The other end of the wire. `device`: arguments of net_vhost. Its socket is there when this resolves. */
@@ -35,15 +39,18 @@ export class Testpmd implements AsyncDisposable {
     socket: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[] = [],
+    cores = CORES,
   ): Promise<Testpmd> {
     // Without a driver there is no link, and it would wait for one.
-    return Testpmd.#start(`net_vhost0,iface=${socket}`, device, ['--disable-link-check', ...options]);
+    const all = ['--disable-link-check', ...options];
+    return Testpmd.#start(`net_vhost0,iface=${socket}`, device, all, cores);
   }
 
   static async #start(
     port: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[],
+    cores: string,
   ): Promise<Testpmd> {
     const properties = Object.entries(device).map(([name, value]) => `,${name}=${value}`);
     const program = new RunningProgram(
@@ -62,7 +69,7 @@ export class Testpmd implements AsyncDisposable {
           '--log-level=3',
         ],
         `--file-prefix=vhu-${process.pid}-${instances++}`,
-        ...['-l', availableParallelism() > 1 ? '0,1' : '0'],
+        ...['-l', cores],
         ...(availableParallelism() > 1 ? [] : ['--lcores', '(0,1)@0']),
         `--vdev=${port}${properties.join('')}`,
         ...['--', '--no-mlockall', '--total-num-mbufs=8192', '--no-lsc-interrupt', '--forward-mode=io', '-i'],

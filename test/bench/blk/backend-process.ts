@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { processCpuSeconds } from '../process-time.js';
 
-/** Clock ticks a second of /proc/PID/stat: 100 on every Linux that Node runs on. */
-const TICKS_A_SECOND = 100;
 const START_LIMIT_MS = 20_000;
 
 /** A back-end under measurement: a process of its own behind a socket. */
@@ -42,10 +41,7 @@ export class BackendProcess implements AsyncDisposable {
 
   /** Processor time of all its threads so far, in seconds, user and system together. */
   cpuSeconds(): number {
-    const stat = readFileSync(`/proc/${this.#child.pid}/stat`, 'utf8');
-    // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th fields behind it.
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    return (Number(fields[11]) + Number(fields[12])) / TICKS_A_SECOND;
+    return processCpuSeconds(this.#child.pid!);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
