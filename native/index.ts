@@ -8,6 +8,8 @@ import { createRequire } from 'node:module';
 export interface Addon {
   fdKind(fd: number): string;
   fdSize(fd: number): bigint;
+  /** Device and inode. */
+  fdIdentity(fd: number): string;
   fdDuplicate(fd: number): number;
   fdClose(fd: number): void;
 

@@ -74,6 +74,13 @@ Napi::Value Size(const Napi::CallbackInfo& info) {
   return Napi::BigInt::New(info.Env(), FileSize(IntArgument(info, 0)));
 }
 
+/// fdIdentity(fd) -> string
+Napi::Value Identity(const Napi::CallbackInfo& info) {
+  struct stat file;
+  Check("fstat", fstat(IntArgument(info, 0), &file));
+  return Napi::String::New(info.Env(), std::to_string(file.st_dev) + ":" + std::to_string(file.st_ino));
+}
+
 /// fdDuplicate(fd) -> fd
 Napi::Value Duplicate(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), Check("fcntl", fcntl(IntArgument(info, 0), F_DUPFD_CLOEXEC, 0)));
@@ -91,6 +98,7 @@ Napi::Value Close(const Napi::CallbackInfo& info) {
 void ExportFds(Napi::Object exports) {
   Export<Kind>(exports, "fdKind");
   Export<Size>(exports, "fdSize");
+  Export<Identity>(exports, "fdIdentity");
   Export<Duplicate>(exports, "fdDuplicate");
   Export<Close>(exports, "fdClose");
 }

@@ -173,6 +173,10 @@ class InMemoryPlatform implements FakePlatform {
     return this.#fds.get(fd, 'fstat').size;
   }
 
+  fileIdentity(fd: number): string {
+    return this.#fds.get(fd, 'fstat').identity;
+  }
+
   createFd(kind: FdKind): number {
     return this.#fds.open(new PlainDescription(kind));
   }

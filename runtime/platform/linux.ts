@@ -128,6 +128,10 @@ class LinuxPlatform implements Platform {
     return attempt(`read the size of fd ${fd}`, () => this.#addon.fdSize(fd));
   }
 
+  fileIdentity(fd: number): string {
+    return attempt(`look at fd ${fd}`, () => this.#addon.fdIdentity(fd));
+  }
+
   createSharedMemory(name: string, size: bigint, options?: { hugePages?: boolean }): number {
     const hugePages = options?.hugePages ?? false;
     return attempt(`make ${size} bytes of shared memory${hugePages ? ' in huge pages' : ''}`, () =>

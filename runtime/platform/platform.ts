@@ -27,6 +27,8 @@ export interface Platform {
   fdKind(fd: number): FdKind;
   /** Size in bytes of the file behind an fd (block devices included). */
   fileSize(fd: number): bigint;
+  /** Equal for fds of the same file, and different from any other file's while it is open or mapped. */
+  fileIdentity(fd: number): string;
 
   // --- shared memory
   /** A sealed-for-shrinking-not memfd of `size` bytes, for front-ends and tests. */

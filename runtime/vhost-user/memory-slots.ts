@@ -12,8 +12,8 @@ export class MemorySlots implements Disposable {
   /** Regions that may be there at once. */
   readonly limit: number;
   #current: GuestMemory | null = null;
-  /** How often a region was added again; see `add`. */
-  readonly #repeats = new WeakMap<MemoryRegion, number>();
+  /** The file of each region, and how often it was added again; see `add`. */
+  readonly #origins = new WeakMap<MemoryRegion, { readonly file: string; repeats: number }>();
 
   constructor(platform: Platform, limit: number) {
     this.#platform = platform;
@@ -25,30 +25,35 @@ export class MemorySlots implements Disposable {
     return this.#current;
   }
 
-  /** SET_MEM_TABLE: these regions instead of all before. The fds are only used to map. */
+  /**
+   * SET_MEM_TABLE: these regions instead of all before. The fds are only used to map. What does not change stays mapped:
+   * QEMU sends the whole table again for every little change, and mapping a large guest takes long.
+   */
   replace(table: readonly { readonly description: RegionDescription; readonly fd: OwnedFd }[]): void {
     this.#checkLimit(table.length);
     const regions: MemoryRegion[] = [];
     this.#install(regions, () => {
-      for (const { description, fd } of table)
-        regions.push(MemoryRegion.map(this.#platform, description, fd.fd));
+      for (const { description, fd } of table) {
+        regions.push(this.#same(description, fd)?.retain() ?? this.#map(description, fd));
+      }
     });
+    for (const region of regions) this.#origins.get(region)!.repeats = 0;
   }
 
   /**
-   * ADD_MEM_REG. A region that is there already, the same in everything, is counted and has to be removed as often: QEMU
+   * ADD_MEM_REG. A region that is there already, the same in everything and of the same file, is counted and has to be removed as often: QEMU
    * before 8.0 adds the memory of a network card once for each pair of queues.
    */
   add(description: RegionDescription, fd: OwnedFd): void {
-    const present = this.#find(description);
-    if (present !== undefined && present.description.mmapOffset === description.mmapOffset) {
-      this.#repeats.set(present, (this.#repeats.get(present) ?? 0) + 1);
+    const present = this.#same(description, fd);
+    if (present !== undefined) {
+      this.#origins.get(present)!.repeats++;
       return;
     }
     const regions = this.#held();
     this.#install(regions, () => {
       this.#checkLimit(regions.length + 1);
-      regions.push(MemoryRegion.map(this.#platform, description, fd.fd));
+      regions.push(this.#map(description, fd));
     });
   }
 
@@ -62,9 +67,9 @@ export class MemorySlots implements Disposable {
           `0x${wanted.userAddress.toString(16)}, ${wanted.size} bytes`,
       );
     }
-    const repeats = this.#repeats.get(present) ?? 0;
-    if (repeats > 0) {
-      this.#repeats.set(present, repeats - 1);
+    const origin = this.#origins.get(present)!;
+    if (origin.repeats > 0) {
+      origin.repeats--;
       return;
     }
     const regions = this.#held();
@@ -86,6 +91,20 @@ export class MemorySlots implements Disposable {
         description.userAddress === wanted.userAddress &&
         description.size === wanted.size,
     );
+  }
+
+  /** A region that is there, in everything what mapping this one would give; not one that lost pages. */
+  #same(wanted: RegionDescription, fd: OwnedFd): MemoryRegion | undefined {
+    const present = this.#find(wanted);
+    if (present?.description.mmapOffset !== wanted.mmapOffset || present.mapping.damaged) return undefined;
+    return this.#origins.get(present)!.file === this.#platform.fileIdentity(fd.fd) ? present : undefined;
+  }
+
+  #map(description: RegionDescription, fd: OwnedFd): MemoryRegion {
+    const file = this.#platform.fileIdentity(fd.fd);
+    const region = MemoryRegion.map(this.#platform, description, fd.fd);
+    this.#origins.set(region, { file, repeats: 0 });
+    return region;
   }
 
   /** The regions of now, each held once more for the table to come. */

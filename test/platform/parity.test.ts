@@ -466,6 +466,16 @@ both('an image that is not there', ({ platform, path }) => {
   assert.is(failure(() => platform.openFile(path('nothing'), { readOnly: true })).errno, 'ENOENT');
 });
 
+both('fds of one file have one identity, those of another another one', ({ platform }) => {
+  const one = platform.createSharedMemory('parity', 4096n);
+  const again = platform.duplicateFd(one);
+  const other = platform.createSharedMemory('parity', 4096n);
+  assert.is(platform.fileIdentity(again), platform.fileIdentity(one));
+  assert.is.not(platform.fileIdentity(other), platform.fileIdentity(one));
+  for (const fd of [one, again, other]) platform.closeFd(fd);
+  assert.is(failure(() => platform.fileIdentity(one)).errno, 'EBADF');
+});
+
 both('every fd and mapping of these tests is gone', ({ platform }) => {
   // One more of everything gets through: nothing above left the platform in a state of its own.
   const fd = platform.createSharedMemory('parity', 4096n);

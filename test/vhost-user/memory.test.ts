@@ -172,6 +172,61 @@ test('a region that is added twice, as QEMU 7.2 does for each pair of queues, is
   await talk.close();
 });
 
+test('a table sent again maps only what changed, and a ring with a chain in flight goes on', async () => {
+  const { talk, guest, mappings } = await open();
+  const { frontend, platform } = talk;
+  const ring = RunningRing.start(talk, guest);
+  ring.offer();
+  await ring.used(1);
+  const window = talk.session.memory.current!.regions[0]!.mapping.firstWindow;
+  const more = new SharedGuest(platform, 0x1_0000, 0x10_0000);
+  // A duplicate is another fd of the same file. The second mmap, if there were one, would fail.
+  const again = platform.duplicateFd(guest.fd);
+  platform.failNext('mmap', 'ENOMEM', 1);
+  assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(guest, more), [again, more.fd]), 0n);
+  assert.is(talk.session.memory.current!.regions[0]!.mapping.firstWindow, window);
+  assert.is(platform.mappingCount, mappings + 3);
+  ring.offer();
+  await ring.used(2);
+  assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(guest), [guest.fd]), 0n);
+  assert.is(platform.mappingCount, mappings + 2);
+  ring.offer();
+  await ring.used(3);
+  ring.close();
+  await talk.close();
+  assert.is(platform.mappingCount, mappings + 1);
+});
+
+test('a region of another file at the same place takes the place of the one before, or is refused beside it', async () => {
+  const { talk, guest, mappings } = await open();
+  const { frontend, platform } = talk;
+  const other = new SharedGuest(platform);
+  assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(guest), [guest.fd]), 0n);
+  assert.is(
+    await frontend.acknowledged(Request.addMemReg, singleRegion(other), [other.fd]),
+    1n,
+    'it overlaps',
+  );
+  assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(other), [other.fd]), 0n);
+  const { windows } = platform;
+  other.view(0, 1).setUint8(0, 0x77);
+  assert.is(windows.u8[talk.session.memory.current!.regions[0]!.mapping.firstWindow]![0], 0x77);
+  assert.is(platform.mappingCount, mappings + 2);
+  await talk.close();
+});
+
+test('a table counts afresh how often a region has to be removed', async () => {
+  const { talk, guest, mappings } = await open();
+  const { frontend, platform } = talk;
+  for (let i = 0; i < 2; i++) {
+    assert.is(await frontend.acknowledged(Request.addMemReg, singleRegion(guest), [guest.fd]), 0n);
+  }
+  assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(guest), [guest.fd]), 0n);
+  assert.is(await frontend.acknowledged(Request.remMemReg, singleRegion(guest)), 0n);
+  assert.is(platform.mappingCount, mappings);
+  await talk.close();
+});
+
 test('trap 7: REM_MEM_REG with a stray fd is served and the fd closed', async () => {
   const { talk, guest, fds } = await open();
   assert.is(await talk.frontend.acknowledged(Request.addMemReg, singleRegion(guest), [guest.fd]), 0n);

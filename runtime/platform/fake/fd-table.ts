@@ -1,9 +1,13 @@
 import { PlatformError } from '../../errors.js';
 import type { FdKind } from '../platform.js';
 
+let nextIdentity = 1;
+
 /** What one or more fds stand for (the kernel's open file description). It ends when the last holder lets go. */
 export abstract class Description {
   abstract readonly kind: FdKind;
+  /** Never used again, like the numbers of fds. */
+  readonly identity = String(nextIdentity++);
   #holders = 0;
 
   hold(): this {
