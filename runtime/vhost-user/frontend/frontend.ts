@@ -1,18 +1,12 @@
-import { EventEmitter } from 'node:events';
-import { GuestMemoryError, PlatformError, VhostError, type VhostUserError } from '../../errors.js';
-import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
-import type { Platform, SocketStream } from '../../platform/platform.js';
-import type {
-  FrontendRequestName,
-  FrontendRequests,
-} from '../../../generated/vhost-user/frontend-requests.js';
+import { GuestMemoryError, VhostError } from '../../errors.js';
+import type { SharedRegion } from '../../memory/shared-memory.js';
+import type { SocketStream } from '../../platform/platform.js';
 import { MAX_CONFIG_SPACE_SIZE, MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
 import { announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
-import { defaultBackendHandlers } from './backend-handlers.js';
-import { BackendRequestServer, type BackendRequestMap } from './backend-requests.js';
+import { BackendLink } from './backend-link.js';
 import {
   type BackendSource,
   ConnectingSource,
@@ -20,47 +14,11 @@ import {
   type Retry,
   SingleSource,
 } from './connections.js';
-import type { FeatureFilter } from './feature-filter.js';
-import { type MessageOrder, type Negotiated, negotiate } from './negotiation.js';
-import { RequestChannel, type RequestOptions } from './request-channel.js';
+import type { ConnectOptions, FrontendOptions } from './frontend-options.js';
+import type { RequestChannel } from './request-channel.js';
 import { FrontendVring, type VringSetup } from './vring.js';
 
-export interface FrontendOptions {
-  readonly platform: Platform;
-  /** What is shared with the back-end. Stays the caller's, and outlives the front-end. */
-  readonly memory: SharedMemory;
-  readonly features: FeatureFilter;
-  /** How many rings there will be; 1 when absent. A back-end that serves fewer gets what it serves. */
-  readonly queues?: number;
-  readonly order?: MessageOrder;
-  /** Serves the back-end's requests; those that are missing are served or refused by the front-end itself. */
-  readonly handlers?: BackendRequestMap<Frontend>;
-  /** Give the back-end no kick fds: it polls. */
-  readonly withoutKick?: boolean;
-  /** Give it no call fds: the driver polls. */
-  readonly withoutCall?: boolean;
-  /** Share memory as one table even where the back-end takes regions one by one. */
-  readonly memoryTable?: boolean;
-  /** Bounds the replay to a new back-end after the one before is gone; unbounded when absent. */
-  readonly restoreSignal?: () => AbortSignal;
-}
-
-export interface ConnectOptions extends FrontendOptions {
-  readonly path: string;
-  /** Bounds everything until the back-end is ready. */
-  readonly signal?: AbortSignal;
-}
-
-export interface FrontendEvents {
-  /** BACKEND_CONFIG_CHANGE_MSG: read the configuration space again. */
-  configurationChanged: [];
-  /** The back-end is gone; the front-end waits for another. */
-  disconnected: [reason: VhostUserError];
-  /** Another back-end has been told everything, and every ring was kicked. */
-  reconnected: [];
-  /** Something failed that nobody waits for: a request of the back-end was refused, or its channel ended. */
-  trouble: [error: VhostUserError];
-}
+export type { ConnectOptions, FrontendEvents, FrontendOptions } from './frontend-options.js';
 
 /**
  * A front-end and its conversation with a back-end: memory, negotiation, rings. Everything the table of requests has is a
@@ -77,30 +35,10 @@ export interface FrontendEvents {
  * const space = await frontend.readConfig(60);
  * ```
  */
-export class Frontend extends EventEmitter<FrontendEvents> implements Disposable {
-  readonly platform: Platform;
-  readonly memory: SharedMemory;
-  readonly #options: FrontendOptions;
-  readonly #source: BackendSource;
-  readonly #closing = new AbortController();
-  /** null while there is no back-end that has been told everything. */
-  #channel: RequestChannel | null = null;
-  #server: BackendRequestServer<Frontend> | null = null;
-  #negotiated: Negotiated | null = null;
+export class Frontend extends BackendLink {
+  protected readonly self = this;
   readonly #vrings = new Map<number, FrontendVring>();
   #driverOk = false;
-  #end: VhostUserError | null = null;
-  #markEnded!: (reason: VhostUserError) => void;
-  /** Resolves with the reason once no back-end is there and none will come. */
-  readonly ended = new Promise<VhostUserError>((resolve) => (this.#markEnded = resolve));
-
-  private constructor(options: FrontendOptions, source: BackendSource) {
-    super();
-    this.#options = options;
-    this.#source = source;
-    this.platform = options.platform;
-    this.memory = options.memory;
-  }
 
   /** Connects to a listening back-end and negotiates. `reconnect` connects again, with `retry`, when it is gone. */
   static connect(
@@ -129,45 +67,13 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     signal: AbortSignal | undefined,
   ): Promise<Frontend> {
     const frontend = new Frontend(options, source);
-    try {
-      await frontend.#take(await source.next(signal), signal);
-      return frontend;
-    } catch (error) {
-      frontend.close();
-      throw error;
-    }
-  }
-
-  /** What was agreed on with the back-end that is there, or was there last. */
-  get negotiated(): Negotiated {
-    return this.#negotiated!;
-  }
-
-  /** Why it is over, null while it is not. */
-  get endReason(): VhostUserError | null {
-    return this.#end;
-  }
-
-  /** False while the front-end waits for another back-end, and after the end. */
-  get connected(): boolean {
-    return this.#channel !== null;
+    await frontend.open(signal);
+    return frontend;
   }
 
   /** A ring that was mentioned. */
   vring(index: number): FrontendVring | undefined {
     return this.#vrings.get(index);
-  }
-
-  /** One request, whatever it is; see `RequestChannel.request`. */
-  request<Name extends FrontendRequestName>(
-    name: Name,
-    payload: FrontendRequests[Name]['payload'],
-    options: RequestOptions = {},
-  ): Promise<FrontendRequests[Name]['reply']> {
-    if (this.#channel !== null) return this.#channel.request(name, payload, options);
-    return Promise.reject(
-      this.#end ?? new VhostError('ERR_VHOST_DISCONNECTED', 'there is no back-end at the moment'),
-    );
   }
 
   // --- rings
@@ -199,7 +105,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
         const error = new VhostError('ERR_VHOST_REPLY', `asked for ring ${index}, got ring ${state.index}`, {
           request: 'VHOST_USER_GET_VRING_BASE',
         });
-        this.#channel?.close(error);
+        this.channel.close(error);
         throw error;
       }
       const vring = this.#vring(index);
@@ -231,7 +137,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     const vring = this.#vrings.get(index);
     if (vring === undefined) return;
     if (vring.kickFd >= 0) this.platform.signalEventFd(vring.kickFd);
-    else if (this.#inband && this.#channel !== null) {
+    else if (this.#inband && this.connected) {
       this.request('vringKick', { index, num: 0 }, { needReply: false }).catch((error: unknown) =>
         this.emit('trouble', error as VhostError),
       );
@@ -321,135 +227,14 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     this.#driverOk = false;
   }
 
-  /** Hangs up and closes every fd; what waits fails with the reason. The memory stays. Idempotent. */
-  close(
-    reason: VhostUserError = new VhostError('ERR_VHOST_DISCONNECTED', 'the connection was closed here'),
-  ): void {
-    this.#finish(reason);
-  }
-
-  [Symbol.dispose](): void {
-    this.close();
-  }
-
-  // --- the connection
-
-  /** Tells a back-end everything: the first one up to its features and memory, a later one also of the rings. */
-  async #take(stream: SocketStream, signal: AbortSignal | undefined): Promise<void> {
-    const channel = new RequestChannel(this.platform, stream);
-    try {
-      const first = this.#negotiated === null;
-      this.#negotiated = await negotiate(channel, {
-        filter: this.#options.features,
-        order: this.#options.order ?? 'virtio-user',
-        openBackendChannel: (bound) => this.#openBackendChannel(channel, bound),
-        earlyCalls: (queueCount, bound) => this.#earlyCalls(channel, queueCount, bound),
-        ...(first ? {} : { required: this.#negotiated!.features }),
-        signal,
-      });
-      this.#checkSlots();
-      await this.#announceMemory(channel, signal);
-      // From here on the caller's requests may go between ours; before, they would come out of order.
-      this.#channel = channel;
-      if (!first) await this.#replayRings(signal);
-    } catch (error) {
-      this.#channel = null;
-      this.#closeServer();
-      channel.close();
-      throw error;
-    }
-    void channel.ended.then((reason) => this.#lost(channel, reason));
-  }
-
-  async #replayRings(signal: AbortSignal | undefined): Promise<void> {
-    this.#driverOk = false;
-    const started = [...this.#vrings.values()].filter((vring) => vring.started);
-    for (const vring of started) vring.base = vring.setup?.restore?.() ?? vring.base;
-    await this.#startAll(started, signal);
-  }
-
-  #lost(channel: RequestChannel, reason: VhostUserError): void {
-    if (this.#channel !== channel) return;
-    this.#channel = null;
-    this.#closeServer();
-    if (!this.#source.repeats || this.#end !== null) {
-      this.#finish(reason);
-      return;
-    }
-    this.emit('disconnected', reason);
-    void this.#restore();
-  }
-
-  /** Waits for another back-end, however many fail before it is told everything. */
-  async #restore(): Promise<void> {
-    while (this.#end === null) {
-      let bound: AbortSignal | undefined;
-      try {
-        const stream = await this.#source.next(this.#closing.signal);
-        bound = this.#options.restoreSignal?.();
-        const signals = [this.#closing.signal, ...(bound === undefined ? [] : [bound])];
-        await this.#take(stream, AbortSignal.any(signals));
-        this.emit('reconnected');
-        return;
-      } catch (error) {
-        if (this.#end !== null) return;
-        // One that goes again, or does not answer in time, is one of many. One that lacks what is in use, or that cannot be
-        // reached at all, is the end.
-        const gone = error instanceof VhostError && error.code === 'ERR_VHOST_DISCONNECTED';
-        if (!gone && bound?.aborted !== true) return this.#finish(asError(error));
-        this.emit('trouble', asError(error));
-      }
-    }
-  }
-
-  #finish(reason: VhostUserError): void {
-    if (this.#end !== null) return;
-    this.#end = reason;
-    this.#closing.abort(reason);
-    this.#source.close();
-    const channel = this.#channel;
-    this.#channel = null;
-    channel?.close(reason instanceof VhostError ? reason : undefined);
-    this.#closeServer();
-    for (const vring of this.#vrings.values()) vring.close();
-    this.#markEnded(reason);
-  }
-
-  async #openBackendChannel(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
-    const { platform } = this;
-    const [mine, theirs] = platform.socketPair();
-    try {
-      this.#closeServer();
-      this.#server = new BackendRequestServer<Frontend>({
-        platform,
-        stream: platform.adoptSocket(mine) as SocketStream,
-        features: channel.features,
-        context: this,
-        handlers: { ...defaultBackendHandlers, ...this.#options.handlers },
-        onRefused: (error) => this.emit('trouble', error),
-        onEnd: (error) => {
-          if (error !== null) this.emit('trouble', error);
-        },
-      });
-      await channel.request('setBackendReqFd', undefined, { ...bounded(signal), fds: [theirs] });
-    } finally {
-      platform.closeFd(theirs);
-    }
-  }
-
-  #closeServer(): void {
-    this.#server?.close();
-    this.#server = null;
-  }
-
   // --- what is told
 
-  async #earlyCalls(
+  protected async earlyCalls(
     channel: RequestChannel,
     queueCount: number | null,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const count = Math.min(this.#options.queues ?? 1, queueCount ?? Infinity);
+    const count = Math.min(this.options.queues ?? 1, queueCount ?? Infinity);
     const inband = channel.features.hasProtocol(ProtocolFeature.inbandNotifications);
     for (let index = 0; index < count; index++) {
       const vring = this.#vring(index, inband);
@@ -457,16 +242,28 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     }
   }
 
-  async #announceMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
+  protected async announceMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
+    this.#checkSlots();
     const slots = channel.features.hasProtocol(ProtocolFeature.configureMemSlots);
-    if (!slots || this.#options.memoryTable === true) return announceTable(channel, this.memory, signal);
+    if (!slots || this.options.memoryTable === true) return announceTable(channel, this.memory, signal);
     for (const shared of this.memory.regions) await announceRegion(channel, shared, signal);
   }
 
+  protected async replayRings(signal: AbortSignal | undefined): Promise<void> {
+    this.#driverOk = false;
+    const started = [...this.#vrings.values()].filter((vring) => vring.started);
+    for (const vring of started) vring.base = vring.setup?.restore?.() ?? vring.base;
+    await this.#startAll(started, signal);
+  }
+
+  protected released(): void {
+    for (const vring of this.#vrings.values()) vring.close();
+  }
+
   async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
-    const channel = alive(this.#channel);
+    const channel = this.channel;
     for (const vring of vrings) {
-      await announceVring(channel, this.memory, vring, this.#options.order ?? 'virtio-user', signal);
+      await announceVring(channel, this.memory, vring, this.options.order ?? 'virtio-user', signal);
       vring.started = true;
     }
     for (const { index, enabled } of vrings) if (enabled) await this.#sendEnable(index, true, signal);
@@ -489,7 +286,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     signal: AbortSignal | undefined,
     change: (channel: RequestChannel) => Promise<void>,
   ): Promise<void> {
-    const channel = alive(this.#channel);
+    const channel = this.channel;
     const running = [...this.#vrings.values()].filter((vring) => vring.started && vring.enabled);
     for (const { index } of running) await this.#sendEnable(index, false, signal);
     try {
@@ -517,7 +314,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
     if (!Number.isInteger(index) || index < 0 || index > 0xff) {
       throw new VhostError('ERR_VHOST_STATE', `rings have indexes 0 to 255, not ${index}`);
     }
-    const { withoutKick = false, withoutCall = false } = this.#options;
+    const { withoutKick = false, withoutCall = false } = this.options;
     vring = new FrontendVring(
       this.platform,
       index,
@@ -529,7 +326,7 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
   }
 
   #has(mask: bigint): boolean {
-    return ((this.#negotiated?.protocol ?? 0n) & mask) === mask;
+    return (this.negotiated.protocol & mask) === mask;
   }
 
   get #inband(): boolean {
@@ -537,20 +334,6 @@ export class Frontend extends EventEmitter<FrontendEvents> implements Disposable
   }
 
   get #slots(): boolean {
-    return this.#has(ProtocolFeature.configureMemSlots) && this.#options.memoryTable !== true;
+    return this.#has(ProtocolFeature.configureMemSlots) && this.options.memoryTable !== true;
   }
-}
-
-function alive(channel: RequestChannel | null): RequestChannel {
-  if (channel !== null) return channel;
-  throw new VhostError('ERR_VHOST_DISCONNECTED', 'there is no back-end at the moment');
-}
-
-function asError(error: unknown): VhostUserError {
-  if (error instanceof VhostError || error instanceof PlatformError || error instanceof GuestMemoryError) {
-    return error;
-  }
-  return new VhostError('ERR_VHOST_DISCONNECTED', `telling a new back-end failed: ${String(error)}`, {
-    cause: error,
-  });
 }
