@@ -68,6 +68,8 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   #open = false;
   #budget = TURN_BUDGET;
   #taken = 0;
+  /** The device looked for chains and found none: it wants those that come behind its back. */
+  #foundNone = false;
   #unwanted = false;
   #resumed = false;
   #inTurn = false;
@@ -190,7 +192,10 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     const count = this.#virtqueue.drain(batch, max < this.#budget ? max : this.#budget);
     this.#budget -= count;
     this.#taken += count;
-    if (count === 0 && this.#virtqueue.broken !== null) this.#reportBroken();
+    if (count === 0) {
+      this.#foundNone = true;
+      if (this.#virtqueue.broken !== null) this.#reportBroken();
+    }
     return count;
   }
 
@@ -245,6 +250,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     let more = false;
     do {
       this.#taken = 0;
+      this.#foundNone = false;
       try {
         this.#options.device.serveQueue(this);
         this.commit();
@@ -252,9 +258,9 @@ export class QueueHost implements DeviceQueue, LoopQueue {
         this.fail(cause);
       }
       more = this.#open && virtqueue.hasAvailable();
-    } while (more && this.#taken > 0 && this.#budget > 0);
+    } while (more && (this.#taken > 0 || this.#foundNone) && this.#budget > 0);
     this.#inTurn = false;
-    if (more && this.#taken === 0) this.#unwanted = !this.#resumed;
+    if (more && this.#taken === 0 && !this.#foundNone) this.#unwanted = !this.#resumed;
     this.#options.onTurn?.();
     return (more && this.#budget <= 0) || (this.#resumed && this.#open);
   }

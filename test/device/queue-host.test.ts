@@ -171,6 +171,19 @@ test('a device that takes nothing is left alone until it resumes, with kicks off
   assert.equal([ring.usedIndex, ring.usedFlags], [4, 0]);
 });
 
+test('chains that come right after the device found none are not taken for unwanted', () => {
+  let lookedInVain = 0;
+  const { host, offer, ring } = open((queue) => {
+    serveAll(queue);
+    // The driver is quicker than the end of the turn, and sees that kicks are off.
+    if (lookedInVain++ === 0) offer(2);
+  });
+  host.enable();
+  host.kick();
+  assert.is(ring.usedIndex, 2);
+  assert.is(ring.usedFlags, 0);
+});
+
 test('a device that takes one chain at a time is asked again until none is left', () => {
   const { host, offer, ring } = open((queue) => {
     if (queue.drain(batch, 1) === 1) queue.pushBatch(batch, 1);
