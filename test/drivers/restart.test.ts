@@ -160,6 +160,26 @@ for (const format of ['split', 'packed'] as const) {
   });
 }
 
+test('what the one before had used, called or not, is collected and not issued again', async () => {
+  await withDisk(async ({ platform, serve }) => {
+    const starting = VirtioDriver.start(options(platform, { listen: true }));
+    const first = new RawBackend(platform, await platform.connect(PATH));
+    using driver = await starting;
+    const queue = driver.queues[0]!;
+    const [done, open] = [queue.transfer([], [512]), new BlockClient(queue).read(0, 512)];
+    // Head 0 is used with 7 bytes, but nobody is called.
+    const { window, offset } = driver.frontend.vring(0)!.setup!.areas.device;
+    const view = platform.windows.u8[window]!;
+    new Uint16Array(view.buffer, view.byteOffset + offset, 6).set([0, 1, 0, 0, 7, 0]);
+    first.close();
+    await heard(driver, 'disconnected');
+    serve({ connect: true });
+    assert.is((await done).written, 7);
+    assert.equal(await open, new Uint8Array(512));
+    assert.is(queue.driver.counters.chains, 1, 'only the other one was issued again');
+  });
+});
+
 test('a stopped ring stays stopped over a restart; a disabled one is told so again', async () => {
   await withDisk(async ({ platform, serve }) => {
     const starting = VirtioDriver.start(options(platform, { listen: true }));
