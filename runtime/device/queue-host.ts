@@ -1,5 +1,5 @@
 import { VirtqueueError } from '../errors.js';
-import type { ChainBatch } from '../virtqueue/chain-batch.js';
+import { ChainBatch } from '../virtqueue/chain-batch.js';
 import type {
   DeviceVirtqueue,
   QueueCounters,
@@ -7,6 +7,7 @@ import type {
   VirtqueueMemory,
   VirtqueueState,
 } from '../virtqueue/device-virtqueue.js';
+import { segmentCapacity } from './chain-queue.js';
 import type { DeviceQueue } from './device-queue.js';
 import type { LoopQueue, QueueLoop } from './queue-loop.js';
 import type { VirtioDevice } from './virtio-device.js';
@@ -29,6 +30,8 @@ export interface QueueHostOptions {
 
 /** Chains that one turn may take before other queues and the sockets have theirs. */
 const TURN_BUDGET = 256;
+/** Chains that are discarded at a time. */
+const DISCARD_BATCH = 64;
 
 /**
  * The life of one started ring between its driver and its device, from `enable` to `stop` or `detach`. It is what the
@@ -39,7 +42,7 @@ const TURN_BUDGET = 256;
  *     └──disable───────┘ ├─whenQuiet─▶ quiescing ──last chain completed, action run──▶ open
  *                        └─detach────▶ detached: completions are counted and dropped
  *
- * While it is not open, `drain` gives nothing. A turn that ends with chains left over that the device did not want waits
+ * While it is not open, `drain` gives nothing; a device whose disabled queues are to be emptied has that done here. A turn that ends with chains left over that the device did not want waits
  * for `resume` (or a kick) and leaves kicks off: whoever cannot take chains has no use for being told of more.
  */
 export class QueueHost implements DeviceQueue, LoopQueue {
@@ -66,6 +69,9 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   #failed = false;
   /** `drain` gives chains; derived from the states above by #refresh, since the hot path reads it. */
   #open = false;
+  /** Disabled, and what comes is completed unserved; derived likewise. */
+  #discarding = false;
+  #discarded: ChainBatch | null = null;
   #budget = TURN_BUDGET;
   #taken = 0;
   /** The device looked for chains and found none: it wants those that come behind its back. */
@@ -84,6 +90,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.u8 = options.windows.u8;
     this.u32 = options.windows.u32;
     options.loop.add(this);
+    this.#refresh();
   }
 
   // --- what the transport does with it
@@ -100,10 +107,14 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.resume();
   }
 
-  /** No more chains are taken; those in flight may still be completed. */
+  /** No more chains are served; those in flight may still be completed. */
   disable(): void {
+    const was = this.enabled;
     this.#enabled = false;
     this.#refresh();
+    if (!was) return;
+    this.#guard(() => this.#options.device.disableQueue?.(this));
+    if (this.#discarding) this.resume();
   }
 
   /** The driver kicked. */
@@ -226,7 +237,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
 
   resume(): void {
     this.#resumed = true;
-    if (this.#open) this.#options.loop.schedule(this);
+    if (this.#open || this.#discarding) this.#options.loop.schedule(this);
   }
 
   fail(cause: unknown): void {
@@ -241,6 +252,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   // --- what the loop does with it
 
   turn(): boolean {
+    if (this.#discarding) return this.#discard();
     if (!this.#open) return false;
     const virtqueue = this.#virtqueue;
     virtqueue.disableNotifications();
@@ -266,23 +278,46 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   }
 
   wantsTurn(): boolean {
-    return this.#open && !this.#unwanted && this.#virtqueue.hasAvailable();
+    return this.#attentive && this.#virtqueue.hasAvailable();
   }
 
   sleep(): boolean {
-    if (!this.#open || this.#unwanted) return false;
-    return this.#virtqueue.enableNotifications();
+    return this.#attentive && this.#virtqueue.enableNotifications();
   }
 
   // --- inside
 
+  /** A turn may be of use. */
+  get #attentive(): boolean {
+    return this.#discarding || (this.#open && !this.#unwanted);
+  }
+
   #refresh(): void {
-    this.#open =
-      this.#enabled &&
-      !this.#ended &&
-      !this.#stayClosed &&
-      this.#whenQuiet === null &&
-      this.#virtqueue.broken === null;
+    const usable =
+      !this.#ended && !this.#stayClosed && this.#whenQuiet === null && this.#virtqueue.broken === null;
+    this.#open = usable && this.#enabled;
+    this.#discarding =
+      usable && !this.#enabled && (this.#options.device.discardsDisabled?.(this.index) ?? false);
+  }
+
+  /** A turn of a disabled queue whose chains are completed unserved. True when it stopped because of its bound. */
+  #discard(): boolean {
+    const virtqueue = this.#virtqueue;
+    const batch = (this.#discarded ??= new ChainBatch(DISCARD_BATCH, segmentCapacity(this.size)));
+    virtqueue.disableNotifications();
+    this.#resumed = false;
+    let left = TURN_BUDGET;
+    while (left > 0) {
+      const count = virtqueue.drain(batch, batch.chainCapacity);
+      if (count === 0) break;
+      batch.written.fill(0, 0, count);
+      virtqueue.pushBatch(batch, count);
+      left -= count;
+    }
+    if (virtqueue.broken !== null) this.#reportBroken();
+    this.commit();
+    this.#options.onTurn?.();
+    return left <= 0;
   }
 
   #end(): void {

@@ -34,6 +34,13 @@ export interface VirtioDevice {
    * Return when nothing is left or when no more can be taken now. Completions may come later, in any order.
    */
   serveQueue(queue: DeviceQueue): void;
+  /** The driver disabled a queue that runs. `serveQueue` is called when it is enabled again. */
+  disableQueue?(queue: DeviceQueue): void;
+  /**
+   * Whether chains of this queue are completed unserved while it is disabled, as a network device has to drop what is sent
+   * then (vhost-user, "Ring states"). Without it they stay where they are.
+   */
+  discardsDisabled?(index: number): boolean;
   /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */
   stopQueue?(queue: DeviceQueue): void;
   /** Network devices: has the network learn that the address `mac`, six bytes, is here now (SEND_RARP). */

@@ -42,8 +42,8 @@ const MAX_SIZE = 32768;
  *
  * A started ring is live, i.e. has a virtqueue and a QueueHost, once its size, its addresses and the memory they lie in
  * are there, in whatever order they come. A live ring whose memory is taken away stays closed until it is there again.
- * The device is given the ring when it is live and enabled. A disabled ring leaves its chains alone: no device here has
- * chains that may be dropped.
+ * The device is given the ring when it is live and enabled. A disabled ring leaves its chains alone, unless its device has
+ * them discarded.
  */
 export class Vring {
   readonly index: number;

@@ -394,4 +394,61 @@ test('completing a chain twice is an error of the device, not of the driver', ()
   );
 });
 
+test('a disabled queue whose device has it so is emptied unserved, from the first chain on and under way', async () => {
+  const disabled: number[] = [];
+  const { host, ring, events, offer, calls } = open(serveAll, 16, {
+    discardsDisabled: (index) => index === 2,
+    disableQueue: (queue) => disabled.push(queue.index),
+  });
+  offer(2);
+  host.kick();
+  assert.is(ring.usedIndex, 2);
+  assert.is(calls(), 1);
+  assert.equal(events, [], 'the device sees nothing of it');
+
+  host.enable();
+  await turns(4);
+  offer(1);
+  host.kick();
+  assert.is(ring.usedIndex, 3);
+  const served = events.length;
+
+  // What is there already goes the same way as what comes.
+  offer(1);
+  host.disable();
+  assert.equal(disabled, [2]);
+  host.disable();
+  assert.equal(disabled, [2], 'told once');
+  await turns(4);
+  assert.is(ring.usedIndex, 4);
+  for (let i = 0; i < 40; i++) {
+    offer(16);
+    host.kick();
+    await turns(4);
+  }
+  assert.is(ring.usedIndex, 644);
+  assert.is(events.length, served);
+
+  host.enable();
+  offer(1);
+  host.kick();
+  assert.is(ring.usedIndex, 645);
+  assert.is(events.length > served, true);
+  await host.stop();
+});
+
+test('a disabled queue of any other device keeps its chains', async () => {
+  const { host, ring, offer } = open(serveAll, 16);
+  host.enable();
+  await turns(4);
+  host.disable();
+  offer(3);
+  host.kick();
+  await turns(4);
+  assert.is(ring.usedIndex, 0);
+  host.enable();
+  await turns(4);
+  assert.is(ring.usedIndex, 3);
+});
+
 test.run();

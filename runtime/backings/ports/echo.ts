@@ -37,8 +37,11 @@ export class EchoPort implements NetPort {
     return first;
   }
 
-  receiveReady(pair: number): void {
-    if (this.#blocked[pair]) this.#receiver!.transmitReady(pair);
+  /** A pair that receives nothing itself waits for the buffers of another. */
+  receiveReady(): void {
+    this.#blocked.forEach((blocked, pair) => {
+      if (blocked) this.#receiver!.transmitReady(pair);
+    });
   }
 
   close(): void {}

@@ -26,6 +26,7 @@ export class PcapPort implements NetPort {
   failure: Error | null = null;
   readonly #fd: number;
   readonly #now: () => number;
+  #receiver: PacketReceiver | null = null;
   #buffer = Buffer.alloc(1 << 18);
 
   /** Truncates the file. `now`: milliseconds since 1970. Throws what opening and writing throw. */
@@ -47,7 +48,9 @@ export class PcapPort implements NetPort {
     }
   }
 
-  connect(_receiver: PacketReceiver): void {}
+  connect(receiver: PacketReceiver): void {
+    this.#receiver = receiver;
+  }
 
   transmit(burst: PacketBurst, first: number, count: number): number {
     if (this.failure !== null) return count;
@@ -95,6 +98,7 @@ export class PcapPort implements NetPort {
       this.#writeAll(this.#buffer.subarray(0, length));
     } catch (error) {
       this.failure = error as Error;
+      this.#receiver?.failed(error);
     }
   }
 

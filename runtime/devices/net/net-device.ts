@@ -98,9 +98,26 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
 
   stopQueue(queue: DeviceQueue): void {
     const pair = queue.index >> 1;
-    const queues = (queue.index & 1) === 0 ? this.#receive : this.#transmit;
+    const receives = (queue.index & 1) === 0;
+    const queues = receives ? this.#receive : this.#transmit;
     queues[pair]?.stop();
     queues[pair] = null;
+    if (receives) this.#port.receiveReady?.(pair);
+  }
+
+  /** What the port has not taken is dropped with what is sent from now on; a port that waits for buffers need not. */
+  disableQueue(queue: DeviceQueue): void {
+    const pair = queue.index >> 1;
+    if ((queue.index & 1) === 0) {
+      this.#port.receiveReady?.(pair);
+    } else {
+      this.#transmit[pair]?.stop();
+      queue.commit();
+    }
+  }
+
+  discardsDisabled(index: number): boolean {
+    return (index & 1) !== 0;
   }
 
   reset(): void {
@@ -164,6 +181,10 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
     const transmit = this.#transmit[pair];
     if (transmit === null || transmit === undefined) return;
     transmit.queue.resume();
+  }
+
+  failed(cause: unknown): void {
+    this.#host?.log('error', 'the port failed', { error: cause });
   }
 
   linkChanged(): void {

@@ -83,7 +83,7 @@ export interface NetPort {
    * `receiver.transmitReady(pair)`.
    */
   transmit(burst: PacketBurst, first: number, count: number, pair: number): number;
-  /** The pair has begun to receive, or nothing waits for its buffers any more. May be called more often than that. */
+  /** The pair has begun or ceased to receive, or nothing waits for its buffers any more. May be called more often than that. */
   receiveReady?(pair: number): void;
   close(): void;
 }
@@ -105,4 +105,6 @@ export interface PacketReceiver {
   transmitReady(pair: number): void;
   /** `up` of the port has changed. */
   linkChanged(): void;
+  /** The port cannot do what it is for any more; said once, for the log. */
+  failed(cause: unknown): void;
 }

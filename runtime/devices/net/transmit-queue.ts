@@ -66,7 +66,7 @@ export class TransmitQueue {
     }
   }
 
-  /** Ends: what the port has not taken is dropped. */
+  /** Ends, for good or for now: what the port has not taken is dropped. */
   stop(): void {
     if (this.#held === 0) return;
     this.#counters.transmitLinkDown += this.#burst.count - this.#next;

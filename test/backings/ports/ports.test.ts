@@ -1,4 +1,5 @@
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { suite } from 'uvu';
@@ -73,6 +74,59 @@ test('echo gives back what was sent, and sends no more while the driver has no b
   assert.is(station.transmit.inFlight, 0);
 });
 
+test('echo drops what waits for buffers of a queue that is disabled or stopped', () => {
+  for (const stopped of [false, true]) {
+    const station = new Station((memory) => new EchoPort(memory));
+    for (let i = 0; i < 2000; i++) station.send(frame(60, i));
+    station.serve(station.transmit);
+    assert.ok(station.transmit.completed.length < 2000);
+    const resumes = station.transmit.resumes;
+    station.receive.enabled = false;
+    if (stopped) station.device.stopQueue(station.receive);
+    else station.device.disableQueue(station.receive);
+    assert.ok(station.transmit.resumes > resumes, 'the sender is told');
+    station.serve(station.transmit);
+    assert.is(station.transmit.completed.length, 2000);
+  }
+});
+
+test('echo goes on with a pair that waits for the buffers of another', () => {
+  const platform = createFakePlatform();
+  const device = new NetDevice(new EchoPort(new PlatformPacketMemory(platform)), { queuePairs: 2 });
+  const [receive, transmit] = [0, 3].map((index) => {
+    const queue = new FakeDeviceQueue(platform, { index });
+    queue.features = VirtioFeature.version1;
+    device.startQueue(queue);
+    return queue;
+  });
+  for (let i = 0; i < 2000; i++) transmit!.offer([new Uint8Array(12), frame(60, i)], []);
+  device.serveQueue(transmit!);
+  assert.ok(transmit!.completed.length < 2000);
+  for (let round = 0; round < 30; round++) {
+    for (let i = 0; i < 100; i++) receive!.offer([], [1526]);
+    const { resumes } = transmit!;
+    device.serveQueue(receive!);
+    if (transmit!.resumes > resumes) device.serveQueue(transmit!);
+  }
+  assert.is(receive!.completed.length, 2000);
+});
+
+test('a card drops what its port has not taken when the transmit queue is disabled', () => {
+  const station = new Station((memory) => new EchoPort(memory));
+  for (let i = 0; i < 2000; i++) station.send(frame(60, i));
+  station.serve(station.transmit);
+  assert.ok(station.transmit.inFlight > 0);
+  station.transmit.enabled = false;
+  station.device.disableQueue(station.transmit);
+  assert.is(station.transmit.inFlight, 0);
+  assert.ok(station.transmit.completed.every((chain) => chain.published));
+  assert.equal(
+    [0, 1].map((index) => station.device.discardsDisabled(index)),
+    [false, true],
+    'what is sent is discarded, buffers are kept',
+  );
+});
+
 test('source gives packets as long as there are buffers, up to its limit', async () => {
   let port: SourcePort | undefined;
   const station = new Station((memory) => (port = new SourcePort(memory, { length: 100, limit: 1000 })));
@@ -135,6 +189,30 @@ test('pcap records packets as on a wire', () => {
       at += 16 + bytes.byteLength;
     }
     assert.is(at, file.byteLength);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+});
+
+test('pcap goes on without a recording that it cannot write to any more, and has it logged once', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'pcap-'));
+  try {
+    const path = join(folder, 'pipe');
+    execFileSync('mkfifo', [path]);
+    const reader = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
+    const station = new Station((memory) => new PcapPort(memory, path));
+    const logged: unknown[] = [];
+    station.device.attach({
+      configurationChanged: () => {},
+      log: (level, message, fields) => logged.push([level, message, (fields!.error as Error).message]),
+    });
+    closeSync(reader);
+    for (let i = 0; i < 3; i++) {
+      station.send(frame(60, i));
+      station.serve(station.transmit);
+    }
+    assert.is(station.transmit.completed.length, 3);
+    assert.equal(logged, [['error', 'the port failed', 'EPIPE: broken pipe, write']]);
   } finally {
     rmSync(folder, { recursive: true });
   }
