@@ -1,6 +1,7 @@
 /**
- * `npm run demo`: serves a RAM disk over a real Unix socket and drives it through the front-end, over split and
- * packed rings: every block is written and read back, at several queue depths, and compared word by word.
+ * `npm run demo`: serves a RAM disk and a network card over real Unix sockets and drives them through the front-end, over
+ * split and packed rings: every block is written and read back, at several queue depths, every packet is sent and echoed,
+ * and all of it is compared.
  */
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -10,8 +11,10 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import { VirtioDriver } from '../drivers/virtio-driver.js';
 import { createLinuxPlatform } from '../platform/linux.js';
+import type { Platform } from '../platform/platform.js';
 import { BlockClient } from '../drivers/blk/block-client.js';
 import type { BlockBatchResult } from '../drivers/blk/block-pipeline.js';
+import { demoNet } from './demo-net.js';
 import { table } from './text-table.js';
 
 const DISK_BYTES = 64 << 20;
@@ -29,25 +32,34 @@ try {
 
 async function demo(): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'vhost-user-demo-'));
-  const path = join(folder, 'disk.sock');
-  // The disk has a thread of its own, as a virtual machine's disk would have a process of its own.
-  const server = new Worker(fileURLToPath(new URL('./demo-server.js', import.meta.url)), {
-    workerData: { path, bytes: DISK_BYTES },
-  });
-  const exit = new Promise((resolve) => server.once('exit', resolve));
+  const platform = createLinuxPlatform();
+  const signal = AbortSignal.timeout(LIMIT_MS);
   try {
-    await once(server, 'message');
-    await drive(path);
+    const disk = join(folder, 'disk.sock');
+    await withServer(disk, DISK_BYTES, () => demoBlock(platform, disk, signal));
+    const card = join(folder, 'net.sock');
+    await withServer(card, 0, () => demoNet(platform, card, signal));
   } finally {
-    server.postMessage('close');
-    await exit;
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-async function drive(path: string): Promise<void> {
-  const platform = createLinuxPlatform();
-  const signal = AbortSignal.timeout(LIMIT_MS);
+/** The device has a thread of its own, as a virtual machine's would have a process of its own. */
+async function withServer(path: string, bytes: number, use: () => Promise<void>): Promise<void> {
+  const server = new Worker(fileURLToPath(new URL('./demo-server.js', import.meta.url)), {
+    workerData: { path, bytes },
+  });
+  const exit = new Promise((resolve) => server.once('exit', resolve));
+  try {
+    await once(server, 'message');
+    await use();
+  } finally {
+    server.postMessage('close');
+    await exit;
+  }
+}
+
+async function demoBlock(platform: Platform, path: string, signal: AbortSignal): Promise<void> {
   console.log(
     `A RAM disk of ${DISK_BYTES >> 20} MiB behind ${path}, ${availableParallelism()} processors, Node ${process.versions.node}\n`,
   );
