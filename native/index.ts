@@ -45,8 +45,10 @@ export interface Addon {
   closeWatch(watch: number): void;
 
   memoryCreate(name: string, size: bigint, hugePages: boolean): number;
-  /** Gives [first window, index in `damageFlags`, one ArrayBuffer for each window]. */
-  memoryMap(fd: number, offset: bigint, length: bigint): [number, number, ArrayBuffer[]];
+  /** Gives [first window, number of windows, index in `damageFlags`]. */
+  memoryMap(fd: number, offset: bigint, length: bigint): [number, number, number];
+  /** The bytes of a window, always the same buffer; null when it is not mapped. */
+  memoryShow(window: number): ArrayBuffer | null;
   memoryUnmap(firstWindow: number): void;
   /** Int32 flags, one for each mapping of the process. */
   damageFlags(): ArrayBuffer;

@@ -31,19 +31,22 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), fd.Release());
 }
 
-/// memoryMap(fd, offset, length) -> [first window, index of the damage flag, one ArrayBuffer for each window]
+/// memoryMap(fd, offset, length) -> [first window, number of windows, index of the damage flag]
 Napi::Value Map(const Napi::CallbackInfo& info) {
   uint64_t offset = BigArgument(info, 1, "mmap");
   uint64_t length = BigArgument(info, 2, "mmap");
   Napi::Env env = info.Env();
-  MemoryMap::Region region = Environment::Of(env).memory.Map(env, IntArgument(info, 0), offset, length);
-  auto buffers = Napi::Array::New(env, region.buffers.size());
-  for (uint32_t i = 0; i < region.buffers.size(); i++) buffers.Set(i, Napi::Value(env, region.buffers[i]));
+  MemoryMap::Region region = Environment::Of(env).memory.Map(IntArgument(info, 0), offset, length);
   auto result = Napi::Array::New(env, 3);
   result.Set(0u, Napi::Number::New(env, region.first_window));
-  result.Set(1u, Napi::Number::New(env, region.mapping->guard()));
-  result.Set(2u, buffers);
+  result.Set(1u, Napi::Number::New(env, region.window_count));
+  result.Set(2u, Napi::Number::New(env, region.mapping->guard()));
   return result;
+}
+
+/// memoryShow(window) -> ArrayBuffer, or null when the window is not mapped
+Napi::Value Show(const Napi::CallbackInfo& info) {
+  return Environment::Of(info.Env()).memory.Show(info.Env(), IntArgument(info, 0));
 }
 
 /// memoryUnmap(first window)
@@ -62,6 +65,7 @@ Napi::Value Flags(const Napi::CallbackInfo& info) {
 void ExportMemory(Napi::Object exports) {
   Export<Create>(exports, "memoryCreate");
   Export<Map>(exports, "memoryMap");
+  Export<Show>(exports, "memoryShow");
   Export<Unmap>(exports, "memoryUnmap");
   Export<Flags>(exports, "damageFlags");
 }

@@ -14,20 +14,21 @@ namespace vhost_user {
 constexpr uint64_t kWindowStride = 0x40000000;
 constexpr uint64_t kWindowSpan = 0x7fff0000;
 
-/// The mapped memory of one environment, in windows. JavaScript sees each as an ArrayBuffer of its own,
-/// native code as a place by (window, offset, length), checked here.
+/// The mapped memory of one environment, in windows. JavaScript sees each as an ArrayBuffer of its own once
+/// it was shown, native code as a place by (window, offset, length), checked here.
 class MemoryMap {
  public:
   /// What JavaScript gets to know of a mapping.
   struct Region {
     int32_t first_window;
+    uint32_t window_count;
     Mapping* mapping;
-    std::vector<napi_value> buffers;
   };
 
-  /// Maps and shows the memory in consecutive windows. Throws SystemError or Napi::Error, and leaves nothing
-  /// then.
-  Region Map(Napi::Env env, int fd, uint64_t offset, uint64_t length);
+  /// Maps memory to consecutive windows. Throws SystemError, and leaves nothing then.
+  Region Map(int fd, uint64_t offset, uint64_t length);
+  /// The window's ArrayBuffer, made at the first call; null when there is no such window. Throws Napi::Error.
+  Napi::Value Show(Napi::Env env, int32_t window);
   /// Detaches the views, so that no JavaScript can reach the memory, and lets go of it. False when there is
   /// none.
   bool Unmap(Napi::Env env, int32_t first_window);
@@ -48,16 +49,16 @@ class MemoryMap {
     uint32_t length = 0;
     Mapping* mapping = nullptr;
   };
-  struct Shown {
+  struct Mapped {
     MappingHolder mapping;
-    std::vector<napi_ref> buffers;
+    std::vector<napi_ref> buffers;  // one a window, null until it is shown
   };
 
   int32_t FindFree(std::size_t count) const;
   static void Detach(Napi::Env env, const std::vector<napi_ref>& buffers);
 
   std::vector<Window> windows_;
-  std::map<int32_t, Shown> shown_;
+  std::map<int32_t, Mapped> mapped_;  // by first window
 };
 
 void ExportMemory(Napi::Object exports);

@@ -30,11 +30,20 @@ export class MemoryRegion {
     this.mapping = mapping;
   }
 
-  /** Maps a region; does not consume the fd. Throws GuestMemoryError with the platform's error as cause. */
-  static map(platform: Platform, description: RegionDescription, fd: number): MemoryRegion {
+  /**
+   * Maps a region, `lazy` as Platform.map has it; does not consume the fd. Throws GuestMemoryError with the platform's
+   * error as cause.
+   */
+  static map(
+    platform: Platform,
+    description: RegionDescription,
+    fd: number,
+    options?: { lazy?: boolean },
+  ): MemoryRegion {
     checkDescription(description);
     try {
-      return new MemoryRegion(description, platform.map(fd, description.mmapOffset, description.size));
+      const { mmapOffset, size } = description;
+      return new MemoryRegion(description, platform.map(fd, mmapOffset, size, options));
     } catch (cause) {
       throw new GuestMemoryError(
         'ERR_GUEST_MEMORY_REGION',

@@ -190,10 +190,11 @@ class InMemoryPlatform implements FakePlatform {
     this.#memory(fd, 'ftruncate').truncate(size);
   }
 
-  map(fd: number, offset: bigint, length: bigint): Mapping {
+  map(fd: number, offset: bigint, length: bigint, options?: { lazy?: boolean }): Mapping {
     const memory = this.#memory(fd, 'mmap');
     this.#fds.fault('mmap');
-    const mapping = new FakeMapping(this.windows, memory, offset, length, () => this.#mappings--);
+    const lazy = options?.lazy ?? false;
+    const mapping = new FakeMapping(this.windows, memory, offset, length, lazy, () => this.#mappings--);
     this.#mappings++;
     return mapping;
   }

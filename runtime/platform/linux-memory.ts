@@ -2,12 +2,34 @@ import type { Addon } from '../../native/index.js';
 import { attempt } from './linux-errors.js';
 import type { Mapping, WindowTable } from './platform.js';
 
+const noBytes = new Uint8Array(0);
+const noWords = new Uint32Array(0);
+
 /** The windows of this thread, by the numbers that the addon gives out. */
 export class LinuxWindows implements WindowTable {
   readonly u8: Uint8Array[] = [];
   readonly u32: Uint32Array[] = [];
+  readonly #addon: Addon;
 
-  set(window: number, buffer: ArrayBuffer): void {
+  constructor(addon: Addon) {
+    this.#addon = addon;
+  }
+
+  /** Empty views for `count` windows that were mapped. */
+  add(first: number, count: number): void {
+    for (let window = first; window < first + count; window++) {
+      this.u8[window] = noBytes;
+      this.u32[window] = noWords;
+    }
+  }
+
+  show(window: number): void {
+    if (this.u8[window]?.length !== 0) return;
+    const buffer = attempt(
+      () => `show window ${window}`,
+      () => this.#addon.memoryShow(window),
+    );
+    if (buffer === null) return;
     this.u8[window] = new Uint8Array(buffer);
     this.u32[window] = new Uint32Array(buffer, 0, buffer.byteLength >>> 2);
   }
@@ -23,6 +45,7 @@ export class LinuxMapping implements Mapping {
   readonly firstWindow: number;
   readonly windowCount: number;
   readonly #addon: Addon;
+  readonly #windows: LinuxWindows;
   readonly #flags: Int32Array;
   readonly #flag: number;
   #mapped = true;
@@ -36,18 +59,29 @@ export class LinuxMapping implements Mapping {
     offset: bigint,
     length: bigint,
   ) {
-    const [firstWindow, flag, buffers] = attempt(
+    const [firstWindow, windowCount, flag] = attempt(
       () => `map ${length} bytes at offset ${offset} of fd ${fd}`,
       () => addon.memoryMap(fd, offset, length),
       MEANINGS,
     );
     this.length = length;
     this.firstWindow = firstWindow;
-    this.windowCount = buffers.length;
+    this.windowCount = windowCount;
     this.#addon = addon;
     this.#flags = flags;
     this.#flag = flag;
-    buffers.forEach((buffer, i) => windows.set(firstWindow + i, buffer));
+    this.#windows = windows;
+    windows.add(firstWindow, windowCount);
+  }
+
+  /** Makes the views of every window; unmaps the memory when one cannot be made. */
+  showAll(): void {
+    try {
+      for (let i = 0; i < this.windowCount; i++) this.#windows.show(this.firstWindow + i);
+    } catch (error) {
+      this.unmap();
+      throw error;
+    }
   }
 
   get damaged(): boolean {

@@ -64,7 +64,7 @@ function load(): Shared {
   }
   return {
     addon,
-    windows: new LinuxWindows(),
+    windows: new LinuxWindows(addon),
     copies: new LinuxCopyTable(addon),
     damageFlags: new Int32Array(addon.damageFlags()),
   };
@@ -139,8 +139,10 @@ class LinuxPlatform implements Platform {
     );
   }
 
-  map(fd: number, offset: bigint, length: bigint): Mapping {
-    return new LinuxMapping(this.#addon, this.windows, this.#damageFlags, fd, offset, length);
+  map(fd: number, offset: bigint, length: bigint, options?: { lazy?: boolean }): Mapping {
+    const mapping = new LinuxMapping(this.#addon, this.windows, this.#damageFlags, fd, offset, length);
+    if (options?.lazy !== true) mapping.showAll();
+    return mapping;
   }
 
   createEventFd(): number {

@@ -35,9 +35,10 @@ export interface Platform {
   createSharedMemory(name: string, size: bigint, options?: { hugePages?: boolean }): number;
   /**
    * Maps `length` bytes at `offset` of the file shared, readable and writable. Unaligned offsets are rounded down inside.
-   * Does not consume the fd. Fails when the file is shorter than offset + length.
+   * Does not consume the fd. Fails when the file is shorter than offset + length. `lazy` leaves it to `windows.show` to
+   * make the views.
    */
-  map(fd: number, offset: bigint, length: bigint): Mapping;
+  map(fd: number, offset: bigint, length: bigint, options?: { lazy?: boolean }): Mapping;
 
   // --- eventfds
   createEventFd(): number;
@@ -128,11 +129,16 @@ export interface SocketStream extends Disposable {
  *
  * Indexes are the thread's own (a worker maps for itself) and reused after `unmap`, the lowest first. Both arrays are
  * indexed by window; a retired window holds views of length 0, so stale accesses read as undefined and never fault.
+ *
+ * Making a view costs milliseconds: V8 takes it for 2 GiB of heap and collects garbage. So a lazy mapping has none at
+ * first, and whoever is about to touch a window calls `show`. To the addon all windows are there from the start.
  */
 export interface WindowTable {
   readonly u8: Uint8Array[];
   /** The same bytes as 32-bit words; a tail of under 4 bytes is left out. */
   readonly u32: Uint32Array[];
+  /** Makes the views of a lazily mapped window if they are not there. A window that is not mapped stays empty. */
+  show(window: number): void;
 }
 
 /** 1 GiB. */

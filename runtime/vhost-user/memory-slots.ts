@@ -102,7 +102,7 @@ export class MemorySlots implements Disposable {
 
   #map(description: RegionDescription, fd: OwnedFd): MemoryRegion {
     const file = this.#platform.fileIdentity(fd.fd);
-    const region = MemoryRegion.map(this.#platform, description, fd.fd);
+    const region = MemoryRegion.map(this.#platform, description, fd.fd, { lazy: true });
     this.#origins.set(region, { file, repeats: 0 });
     return region;
   }

@@ -26,6 +26,9 @@ const HIGH = 0x1_0000_0000;
  *   spans      |-----------0------------|----1----|-----------2------------------|
  *                                                 ^ a 4 GiB boundary of guest addresses
  *
+ * A span whose window was not shown yet has ceiling 0 as well. The thorough walk shows it and opens the span, so lazily
+ * mapped memory costs the hot loops nothing and a window that no chain lies in is never shown.
+ *
  * A range that starts in span i and crosses a 4 GiB boundary, a window's reach or a region's end fails the test and is
  * taken by the thorough walk, which cuts it into pieces.
  */
@@ -36,12 +39,14 @@ export class AddressMap {
   /** End (exclusive) of each span, where another span, a hole or the end of memory follows. */
   readonly ends: Float64Array;
   readonly spans: Int32Array;
-  /** By window index: the window as words, for indirect tables. Windows of others are empty. */
+  /** By window index: the window as words, for indirect tables. Windows of others, and of no open span, are empty. */
   readonly words: readonly Int32Array[];
+  readonly #table: WindowTable;
+  readonly #words: Int32Array[];
   readonly #floors: Float64Array;
   readonly #reaches: Float64Array;
-  /** Each span's window as bytes. */
-  readonly #bytes: readonly Uint8Array[];
+  /** Each span's window as bytes; undefined until the span is open. */
+  readonly #bytes: (Uint8Array | undefined)[];
 
   constructor(memory: VirtqueueMemory, table: WindowTable) {
     const spans: Span[] = [];
@@ -55,21 +60,31 @@ export class AddressMap {
     this.#floors = Float64Array.from(spans, (span) => span.start - span.windowStart);
     this.#reaches = Float64Array.from(spans, (span) => span.reach - span.windowStart);
     this.spans = Int32Array.from(
-      spans.flatMap(({ start, windowStart, reach, window }) => [
+      spans.flatMap(({ start, windowStart, window }) => [
         Math.floor(start / HIGH),
         windowStart % HIGH,
-        start === windowStart ? reach - windowStart : 0,
+        0,
         window,
       ]),
     );
-    this.#bytes = spans.map((span) => table.u8[span.window]!);
+    this.#table = table;
+    this.#bytes = Array.from(spans, () => undefined);
     const none: Int32Array = new Int32Array(0);
-    const words = Array.from({ length: Math.max(-1, ...spans.map((span) => span.window)) + 1 }, () => none);
-    for (const [i, { window }] of spans.entries()) {
-      const view = this.#bytes[i]!;
-      words[window] = new Int32Array(view.buffer, view.byteOffset, view.byteLength >>> 2);
-    }
-    this.words = words;
+    const windows = spans.reduce((most, { window }) => Math.max(most, window + 1), 0);
+    this.#words = Array.from({ length: windows }, () => none);
+    this.words = this.#words;
+    for (const [i, { window }] of spans.entries()) if (table.u8[window]!.length > 0) this.open(i);
+  }
+
+  /** Shows the window of `span` and lets the hot loops into it; nothing when that was done before. */
+  open(span: number): void {
+    if (this.#bytes[span] !== undefined) return;
+    const window = this.window(span);
+    this.#table.show(window);
+    const bytes = this.#table.u8[window]!;
+    this.#bytes[span] = bytes;
+    this.#words[window] = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
+    if (this.#floors[span] === 0) this.spans[span * 4 + 2] = this.#reaches[span]!;
   }
 
   /** Index of the span that holds `address`, -1 when none does. */
@@ -110,6 +125,7 @@ export class AddressMap {
       if (span < 0) return false;
       const offset = this.offset(span, address + done);
       const piece = Math.min(length - done, this.contiguous(span, address + done));
+      this.open(span);
       target.set(this.#bytes[span]!.subarray(offset, offset + piece), done);
       done += piece;
     }

@@ -70,6 +70,7 @@ export class ChainBuilder {
           `buffer of ${length} bytes at guest address 0x${address.toString(16)} leaves guest memory after ${done} bytes`,
         );
       }
+      this.#map.open(span);
       const piece = Math.min(length - done, this.#map.contiguous(span, address + done));
       this.#segment(this.#map.window(span), this.#map.offset(span, address + done), piece, writeFlag);
       done += piece;

@@ -22,6 +22,7 @@ export class RingArea {
     name: string,
     queue: number,
   ) {
+    table.show(place.window);
     const bytes = table.u8[place.window];
     const { offset } = place;
     if (bytes === undefined || !Number.isInteger(offset) || offset < 0 || offset + length > bytes.length) {

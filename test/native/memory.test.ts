@@ -46,6 +46,24 @@ test('64 GiB in windows: every byte is reachable, the last one too', () => {
   assert.is(u8[first + 63]![WINDOW_STRIDE - 1], undefined);
 });
 
+test('of 64 GiB mapped lazily only the windows that are shown are buffers', () => {
+  const fd = platform.createSharedMemory('lazy', 64n * GIB);
+  const before = process.memoryUsage().arrayBuffers;
+  const mapping = platform.map(fd, 0n, 64n * GIB, { lazy: true });
+  platform.closeFd(fd);
+  const first = mapping.firstWindow;
+  const views = (): number[] => [0, 1, 62, 63].map((i) => u8[first + i]!.length);
+  assert.equal(views(), [0, 0, 0, 0]);
+  assert.ok(process.memoryUsage().arrayBuffers - before < WINDOW_STRIDE);
+  platform.windows.show(first + 63);
+  platform.windows.show(first + 62);
+  assert.equal(views(), [0, 0, WINDOW_SPAN, WINDOW_STRIDE]);
+  u8[first + 63]![3] = 9;
+  assert.is(u8[first + 62]![WINDOW_STRIDE + 3], 9);
+  mapping.unmap();
+  assert.equal(views(), [0, 0, 0, 0]);
+});
+
 test('a stale view reads as empty and takes writes without a fault', () => {
   const { mapping, window, u8: view } = mapped(4096);
   const words = u32[window]!;

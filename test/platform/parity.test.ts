@@ -476,6 +476,35 @@ both('fds of one file have one identity, those of another another one', ({ platf
   assert.is(failure(() => platform.fileIdentity(one)).errno, 'EBADF');
 });
 
+both('lazy memory is there for copies at once, and for views once it is shown', ({ platform }) => {
+  const { windows, copies } = platform;
+  const fd = platform.createSharedMemory('parity', 4096n);
+  const eager = platform.map(fd, 0n, 4096n);
+  const lazy = platform.map(fd, 0n, 4096n, { lazy: true });
+  const window = lazy.firstWindow;
+  assert.equal([windows.u8[window]!.length, windows.u32[window]!.length], [0, 0]);
+  windows.u8[eager.firstWindow]![7] = 42;
+  copies.entries.set([window, 7, window, 8, 1]);
+  copies.run(1);
+  assert.is(windows.u8[eager.firstWindow]![8], 42);
+  windows.show(window);
+  const view = windows.u8[window]!;
+  assert.equal([view.length, windows.u32[window]!.length], [4096, 1024]);
+  assert.equal([...view.subarray(6, 9)], [0, 42, 42]);
+  windows.show(window);
+  assert.is(windows.u8[window], view, 'shown again');
+  lazy.unmap();
+  windows.show(window);
+  assert.is(windows.u8[window]!.length, 0, 'not mapped any more');
+  windows.show(99_999);
+  const again = platform.map(fd, 0n, 4096n, { lazy: true });
+  assert.is(again.firstWindow, window);
+  assert.is(windows.u8[window]!.length, 0, 'a number that was used before');
+  again.unmap();
+  eager.unmap();
+  platform.closeFd(fd);
+});
+
 both('every fd and mapping of these tests is gone', ({ platform }) => {
   // One more of everything gets through: nothing above left the platform in a state of its own.
   const fd = platform.createSharedMemory('parity', 4096n);

@@ -24,10 +24,10 @@ export class TestGuest {
   }
 
   /** A second snapshot of the same memory, mapped anew. */
-  mapAgain(): GuestMemory {
+  mapAgain(options?: { lazy?: boolean }): GuestMemory {
     return new GuestMemory(
       this.memory.regions.map(({ description }, i) =>
-        MemoryRegion.map(this.platform, description, this.#fds[i]!),
+        MemoryRegion.map(this.platform, description, this.#fds[i]!, options),
       ),
     );
   }

@@ -208,9 +208,10 @@ test('a region of another file at the same place takes the place of the one befo
     'it overlaps',
   );
   assert.is(await frontend.acknowledged(Request.setMemTable, memoryTable(other), [other.fd]), 0n);
-  const { windows } = platform;
   other.view(0, 1).setUint8(0, 0x77);
-  assert.is(windows.u8[talk.session.memory.current!.regions[0]!.mapping.firstWindow]![0], 0x77);
+  const window = talk.session.memory.current!.regions[0]!.mapping.firstWindow;
+  platform.windows.show(window);
+  assert.is(platform.windows.u8[window]![0], 0x77);
   assert.is(platform.mappingCount, mappings + 2);
   await talk.close();
 });

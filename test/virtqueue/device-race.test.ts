@@ -53,7 +53,11 @@ function serveOnce(
   format: 'split' | 'packed',
   seen: { chains: number; broken: number },
 ): void {
-  const windows: WindowTable = { u8: [new Uint8Array(shared)], u32: [new Uint32Array(shared)] };
+  const windows: WindowTable = {
+    u8: [new Uint8Array(shared)],
+    u32: [new Uint32Array(shared)],
+    show: () => undefined,
+  };
   const mapping: Mapping = {
     length: BigInt(MEMORY),
     firstWindow: 0,

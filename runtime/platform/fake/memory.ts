@@ -45,26 +45,37 @@ export class SharedMemory extends Description {
 export class FakeWindows implements WindowTable {
   readonly u8: Uint8Array[] = [];
   readonly u32: Uint32Array[] = [];
+  /** Each window's memory, shown or not; empty when it is free. */
+  readonly #memory: Uint8Array[] = [];
   /** Native work under way in each window; a mapping must not be unmapped below it. */
   readonly busy: number[] = [];
 
-  /** Fills the first free run of `count` indexes with views of `length` bytes from `start` on. */
+  /** Takes the first free run of `count` indexes for `length` bytes from `start` on. They are not shown yet. */
   place(buffer: ArrayBuffer, start: number, length: number, count: number): number {
     let first = 0;
-    for (let i = 0; i < this.u8.length && i - first < count; i++) {
-      if (this.u8[i] !== noBytes) first = i + 1;
+    for (let i = 0; i < this.#memory.length && i - first < count; i++) {
+      if (this.#memory[i] !== noBytes) first = i + 1;
     }
     for (let k = 0; k < count; k++) {
       const bytes = Math.min(WINDOW_SPAN, length - k * WINDOW_STRIDE);
-      this.u8[first + k] = new Uint8Array(buffer, start + k * WINDOW_STRIDE, bytes);
-      this.u32[first + k] = new Uint32Array(buffer, start + k * WINDOW_STRIDE, bytes >>> 2);
+      this.#memory[first + k] = new Uint8Array(buffer, start + k * WINDOW_STRIDE, bytes);
+      this.u8[first + k] = noBytes;
+      this.u32[first + k] = noWords;
       this.busy[first + k] = 0;
     }
     return first;
   }
 
+  show(window: number): void {
+    const memory = this.#memory[window];
+    if (memory === undefined || this.u8[window] === memory) return;
+    this.u8[window] = memory;
+    this.u32[window] = new Uint32Array(memory.buffer, memory.byteOffset, memory.byteLength >>> 2);
+  }
+
   retire(first: number, count: number): void {
     for (let i = first; i < first + count; i++) {
+      this.#memory[i] = noBytes;
       this.u8[i] = noBytes;
       this.u32[i] = noWords;
     }
@@ -72,7 +83,7 @@ export class FakeWindows implements WindowTable {
 
   /** The bytes of a range, or null when it does not lie in a window that is in use. */
   range(window: number, offset: number, length: number): Uint8Array | null {
-    const view = this.u8[window];
+    const view = this.#memory[window];
     if (view === undefined || offset < 0 || length < 0 || offset + length > view.byteLength) return null;
     return view.subarray(offset, offset + length);
   }
@@ -94,6 +105,7 @@ export class FakeMapping implements Mapping {
     memory: SharedMemory,
     offset: bigint,
     length: bigint,
+    lazy: boolean,
     onUnmap: () => void,
   ) {
     if (length <= 0n || offset < 0n)
@@ -113,6 +125,7 @@ export class FakeMapping implements Mapping {
     this.#onUnmap = onUnmap;
     this.windowCount = Math.ceil(Number(length) / WINDOW_STRIDE);
     this.firstWindow = windows.place(memory.buffer, Number(offset), Number(length), this.windowCount);
+    for (let i = 0; i < this.windowCount && !lazy; i++) windows.show(this.firstWindow + i);
     memory.mappings.add(this);
   }
 
