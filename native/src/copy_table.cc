@@ -16,7 +16,8 @@ int32_t CopyTable::Run(const MemoryMap& memory, int32_t count) const {
     const uint8_t* from = memory.Find(entry.from_window, entry.from_offset, entry.length);
     const uint8_t* to = memory.Find(entry.to_window, entry.to_offset, entry.length);
     if (from == nullptr || to == nullptr) return i;
-    // Another processor had these lines last, mostly: fetching all of them side by side hides most of the way.
+    // Another processor had these lines last, mostly: fetching all of them side by side hides most of the
+    // way.
     __builtin_prefetch(from, 0);
     __builtin_prefetch(to, 1);
   }
