@@ -1,6 +1,6 @@
 /**
- * What one chain costs, drain and push, in the TypeScript rings and in the yardstick's C++ loops with the same checks, in
- * one process on the same guest memory. The two alternate, and each pair of samples gives one ratio: a machine that is
+ * What one chain costs, drain and push on the device's side, add, publish and collect on the driver's, in the TypeScript
+ * rings and in the yardstick's C++ loops with the same checks, in one process on the same guest memory. The two alternate, and each pair of samples gives one ratio: a machine that is
  * busy slows both. Only ratios have targets. Asking whether to call, with its full fence, is on neither side of them.
  */
 import {
@@ -12,11 +12,14 @@ import {
   type Shape,
   SHAPES,
 } from './ring/contender.js';
+import { createNativeDriver, createTypeScriptDriver } from './ring/driver-contender.js';
 import { buildYardstick } from './ring/yardstick.js';
 
 const BATCHES = [1, 32, 256] as const;
 const FORMATS: readonly Format[] = ['split', 'packed'];
-/** Largest ratio at a batch of 32. */
+const SIDES = ['device', 'driver'] as const;
+type Side = (typeof SIDES)[number];
+/** Largest ratio at a batch of 32, on the device's side. */
 const TARGETS: Partial<Record<Shape, number>> = {
   '1 descriptor': 2.3,
   '3 descriptors': 2.5,
@@ -26,6 +29,7 @@ const CHAINS_IN_SAMPLE = 20_000;
 const WARM_UP_SAMPLES = 6;
 
 interface Row {
+  readonly side: Side;
   readonly format: Format;
   readonly shape: Shape;
   readonly batch: number;
@@ -41,7 +45,7 @@ interface Row {
 
 export function benchRing(args: readonly string[]): void {
   const samples = args.includes('--quick') ? 15 : 61;
-  const rows = measure(samples);
+  const rows = SIDES.flatMap((side) => measure(side, samples));
   if (args.includes('--json')) {
     console.log(JSON.stringify({ node: process.versions.node, arch: process.arch, samples, rows }, null, 2));
   } else {
@@ -49,9 +53,13 @@ export function benchRing(args: readonly string[]): void {
   }
 }
 
-function measure(samples: number): Row[] {
+function measure(side: Side, samples: number): Row[] {
   const guest = createGuest();
-  const yardstick = buildYardstick();
+  const yardstick = buildYardstick(side === 'device' ? 'ring-loop' : 'driver-loop');
+  const [typescript, native] =
+    side === 'device'
+      ? [createTypeScriptContender, createNativeContender]
+      : [createTypeScriptDriver, createNativeDriver];
   const clock = clockCost();
   let base = 0x1000;
   const nextBase = (): number => (base += 0x8000) - 0x8000;
@@ -59,8 +67,8 @@ function measure(samples: number): Row[] {
     SHAPES.map((shape) => ({
       format,
       shape,
-      typescript: createTypeScriptContender(guest, format, shape, nextBase()),
-      native: createNativeContender(guest, format, shape, nextBase(), yardstick),
+      typescript: typescript(guest, format, shape, nextBase()),
+      native: native(guest, format, shape, nextBase(), yardstick),
     })),
   );
   // All shapes run before any is measured, so that every loop is compiled for all of them, as in a real device.
@@ -77,6 +85,7 @@ function measure(samples: number): Row[] {
       }
       const ratios = ours.map((value, i) => value / theirs[i]!);
       return {
+        side,
         format,
         shape,
         batch,
@@ -85,7 +94,7 @@ function measure(samples: number): Row[] {
         ratio: quantile(ratios, 0.5),
         low: quantile(ratios, 0.25),
         high: quantile(ratios, 0.75),
-        target: batch === 32 ? (TARGETS[shape] ?? null) : null,
+        target: side === 'device' && batch === 32 ? (TARGETS[shape] ?? null) : null,
       };
     }),
   );
@@ -113,9 +122,12 @@ function quantile(values: readonly number[], q: number): number {
 }
 
 function print(rows: readonly Row[]): void {
-  console.log(`Node ${process.versions.node}, ${process.arch}: ns per chain, drain + push\n`);
-  const header = ['format', 'chain', 'batch', 'TypeScript', 'C++', 'ratio', 'quartiles', 'target'];
+  console.log(
+    `Node ${process.versions.node}, ${process.arch}: ns per chain; device: drain and push, driver: add, publish and collect\n`,
+  );
+  const header = ['side', 'format', 'chain', 'batch', 'TypeScript', 'C++', 'ratio', 'quartiles', 'target'];
   const lines = rows.map((row) => [
+    row.side,
     row.format,
     row.shape,
     String(row.batch),
@@ -128,7 +140,7 @@ function print(rows: readonly Row[]): void {
   const widths = header.map((title, i) => Math.max(title.length, ...lines.map((line) => line[i]!.length)));
   for (const line of [header, ...lines]) {
     console.log(
-      line.map((cell, i) => (i < 2 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '),
+      line.map((cell, i) => (i < 3 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '),
     );
   }
 }

@@ -20,9 +20,9 @@ export type Shape = (typeof SHAPES)[number];
 export type Format = 'split' | 'packed';
 
 const BUFFERS = 0x1_0000_0000;
-const TABLES = 0x10_0000;
-const WRITTEN = 16;
-const SEGMENT_CAPACITY = 3 * RING_SIZE;
+export const TABLES = 0x10_0000;
+export const WRITTEN = 16;
+export const SEGMENT_CAPACITY = 3 * RING_SIZE;
 const PLAIN_LENGTH = Math.floor(0xffff_ffff / RING_SIZE);
 
 /** Something that serves laps: every chain of the ring offered once, drained and pushed in batches. */
@@ -35,13 +35,13 @@ export interface Contender {
 }
 
 /** What the guest offers in one lap, the same for both contenders. */
-interface Offer {
+export interface Offer {
   readonly chains: number;
   readonly buffers: readonly RawDescriptor[];
   readonly indirect: boolean;
 }
 
-function offerOf(shape: Shape): Offer {
+export function offerOf(shape: Shape): Offer {
   const length = shape === 'indirect 3' ? 3 : Number(shape[0]);
   const buffers = [
     { address: 0, length: 16 },
@@ -57,7 +57,7 @@ function offerOf(shape: Shape): Offer {
   };
 }
 
-function buffersOf(offer: Offer, chain: number): RawDescriptor[] {
+export function buffersOf(offer: Offer, chain: number): RawDescriptor[] {
   return offer.buffers.map((buffer) => ({
     ...buffer,
     address: BUFFERS + chain * 0x4000 + Number(buffer.address),
