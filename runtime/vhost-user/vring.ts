@@ -8,6 +8,8 @@ import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtque
 import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
+import { PackedEventSuppress } from '../../generated/virtio/packed-virtqueue.js';
+import { VirtqAvail, VirtqDesc, VirtqUsed } from '../../generated/virtio/split-virtqueue.js';
 import type { OwnedFd } from './fd-bundle.js';
 import type { MemorySlots } from './memory-slots.js';
 import type { NegotiatedFeatures } from './negotiated-features.js';
@@ -98,9 +100,10 @@ export class Vring {
 
   /**
    * SET_VRING_ADDR. While the ring runs this moves it: QEMU sends the same addresses again with another log flag when a
-   * migration starts or ends.
+   * migration starts or ends. Addresses that are not aligned are refused whatever the ring does, and those before stay.
    */
   setAddresses(addresses: VringAddress): void {
+    this.#checkAlignment(addresses);
     const before = this.#addresses;
     this.#addresses = addresses;
     if (this.#host === null) {
@@ -321,6 +324,25 @@ export class Vring {
     };
     if (areas.descriptor === null || areas.driver === null || areas.device === null) return null;
     return { descriptor: areas.descriptor, driver: areas.driver, device: areas.device };
+  }
+
+  /** virtio 1.4, 2.7 and 2.8. Regions start aligned, so an area is where its user address is. */
+  #checkAlignment({ descriptor, available, used }: VringAddress): void {
+    const [driver, device] =
+      this.#format() === 'packed'
+        ? [PackedEventSuppress.align, PackedEventSuppress.align]
+        : [VirtqAvail.align, VirtqUsed.align];
+    for (const [area, address, alignment] of [
+      ['descriptor', descriptor, VirtqDesc.align],
+      ['available', available, driver],
+      ['used', used, device],
+    ] as const) {
+      if (address % BigInt(alignment) === 0n) continue;
+      throw this.#payload(
+        `a multiple of ${alignment} as user address of its ${area} area`,
+        `0x${address.toString(16)}`,
+      );
+    }
   }
 
   #watchKick(host: QueueHost): void {

@@ -218,6 +218,69 @@ test('SET_VRING_ADDR comes again with another log flag while the ring runs', asy
   await talk.close();
 });
 
+/** Which area is off by how much: the largest offsets that are multiples of half of what is asked for. */
+const MISALIGNED = {
+  split: [
+    ['descriptorAddress', 8],
+    ['driverAddress', 1],
+    ['deviceAddress', 2],
+  ],
+  packed: [
+    ['descriptorAddress', 8],
+    ['driverAddress', 2],
+    ['deviceAddress', 2],
+  ],
+} as const;
+for (const format of ['split', 'packed'] as const) {
+  for (const [area, offset] of MISALIGNED[format]) {
+    test(`${format}: a misaligned ${area} is refused while the ring runs, and the ring goes on`, async () => {
+      const { talk, guest } = await open(format === 'packed' ? PACKED : undefined);
+      let good: Parameters<typeof vringAddress>[1];
+      let serve: (round: number) => Promise<void>;
+      if (format === 'split') {
+        const running = RunningRing.start(talk, guest);
+        good = running.ring;
+        serve = (round) => (running.offer(), running.used(round));
+      } else {
+        const ring = await startPacked(talk, guest, 8, 0x8000);
+        good = ring;
+        serve = async (round) => {
+          ring.offer(0, [{ address: 0x1_0000, length: 8, flags: WRITE }]);
+          talk.session.vring(0).host!.kick();
+          await until(() => ring.poll() !== null, `chain ${round} used`);
+        };
+      }
+      await serve(1);
+      const { descriptorAddress, driverAddress, deviceAddress } = good;
+      const bad = { descriptorAddress, driverAddress, deviceAddress };
+      bad[area] += offset;
+      assert.is(await talk.frontend.acknowledged(Request.setVringAddr, vringAddress(0, bad)), 1n);
+      assert.match(talk.logs.at(-1)!.message, /expected a multiple of \d+ as user address/);
+      assert.is(talk.session.vring(0).broken, null);
+      await serve(2);
+      // What was refused is not taken up by the next change either.
+      assert.is(await talk.frontend.acknowledged(Request.setMemTable, memoryTable(guest), [guest.fd]), 0n);
+      await serve(3);
+      await talk.close();
+    });
+  }
+}
+
+test('misaligned addresses of a ring that does not run are refused and those before stay', async () => {
+  const { talk, guest } = await open();
+  const { frontend } = talk;
+  const areas = { descriptorAddress: 0x1000, driverAddress: 0x1100, deviceAddress: 0x1200 };
+  frontend.send(Request.setVringAddr, vringAddress(0, areas));
+  frontend.send(Request.setVringNum, bytes(0, 16));
+  const bad = vringAddress(0, { ...areas, deviceAddress: 0x1202 });
+  assert.is(await frontend.acknowledged(Request.setVringAddr, bad), 1n);
+  frontend.send(Request.setMemTable, memoryTable(guest), { fds: [guest.fd] });
+  const kick = frontend.eventFd();
+  assert.is(await frontend.acknowledged(Request.setVringKick, bytes(0n), [kick.fd]), 0n);
+  assert.ok(talk.session.running);
+  await talk.close();
+});
+
 for (const index of [4, 0x100, 0x1_0000, 0x1_0001, 0xffff_ffff]) {
   test(`C4, trap 11: ring ${index} of 4 is refused in every message before its index is narrowed`, async () => {
     const { talk } = await open();
@@ -285,7 +348,7 @@ test('a ring whose addresses do not lie in memory does not start', async () => {
   frontend.send(Request.setMemTable, memoryTable(guest), { fds: [guest.fd] });
   frontend.send(Request.setVringNum, bytes(0, 16));
   const kick = frontend.eventFd();
-  for (const address of [guest.size, guest.size - 8, -16, 0x7fff_0000_0000]) {
+  for (const address of [guest.size, guest.size - 16, -16, 0x7fff_0000_0000]) {
     const areas = { descriptorAddress: address, driverAddress: 0x1100, deviceAddress: 0x1200 };
     frontend.send(Request.setVringAddr, vringAddress(0, areas));
     assert.is(await frontend.acknowledged(Request.setVringKick, bytes(0n), [kick.fd]), 1n);
