@@ -69,7 +69,10 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   #failed = false;
   /** `drain` gives chains; derived from the states above by #refresh, since the hot path reads it. */
   #open = false;
-  /** Disabled, and what comes is completed unserved; derived likewise. */
+  /**
+   * Disabled after it was enabled, and what comes is completed unserved; derived likewise. What waits in a ring that starts is
+   * left for when it is enabled: a front-end that came back has sent it once and will not again.
+   */
   #discarding = false;
   #discarded: ChainBatch | null = null;
   #budget = TURN_BUDGET;
@@ -90,7 +93,6 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.u8 = options.windows.u8;
     this.u32 = options.windows.u32;
     options.loop.add(this);
-    this.#refresh();
   }
 
   // --- what the transport does with it
@@ -297,7 +299,10 @@ export class QueueHost implements DeviceQueue, LoopQueue {
       !this.#ended && !this.#stayClosed && this.#whenQuiet === null && this.#virtqueue.broken === null;
     this.#open = usable && this.#enabled;
     this.#discarding =
-      usable && !this.#enabled && (this.#options.device.discardsDisabled?.(this.index) ?? false);
+      usable &&
+      this.#started &&
+      !this.#enabled &&
+      (this.#options.device.discardsDisabled?.(this.index) ?? false);
   }
 
   /** A turn of a disabled queue whose chains are completed unserved. True when it stopped because of its bound. */

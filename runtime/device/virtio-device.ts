@@ -37,7 +37,7 @@ export interface VirtioDevice {
   /** The driver disabled a queue that runs. `serveQueue` is called when it is enabled again. */
   disableQueue?(queue: DeviceQueue): void;
   /**
-   * Whether chains of this queue are completed unserved while it is disabled, as a network device has to drop what is sent
+   * Whether chains of this queue are completed unserved once it is disabled, as a network device has to drop what is sent
    * then (vhost-user, "Ring states"). Without it they stay where they are.
    */
   discardsDisabled?(index: number): boolean;

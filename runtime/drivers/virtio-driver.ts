@@ -27,6 +27,8 @@ export interface VirtioDriverOptions {
   readonly format?: 'split' | 'packed';
   /** How many rings to start; 1 when absent. */
   readonly queues?: number;
+  /** Rings that one queue of GET_QUEUE_NUM may stand for; see FrontendOptions. */
+  readonly ringsPerQueue?: number;
   /** Descriptors a ring; 256 when absent. */
   readonly queueSize?: number;
   readonly eventIdx?: boolean;

@@ -20,7 +20,10 @@ export interface NetClientOptions {
 
 export interface NetStartOptions
   extends
-    Omit<VirtioDriverOptions, 'queues' | 'deviceFeatures' | 'featureTable' | 'provided' | 'withheld'>,
+    Omit<
+      VirtioDriverOptions,
+      'queues' | 'ringsPerQueue' | 'deviceFeatures' | 'featureTable' | 'provided' | 'withheld'
+    >,
     NetClientOptions {
   /** Pairs of receive and transmit queues; 1 when absent. */
   readonly queuePairs?: number;
@@ -106,6 +109,7 @@ export class NetClient implements Disposable {
     const driver = await VirtioDriver.start({
       ...rest,
       queues: 2 * queuePairs,
+      ringsPerQueue: 2,
       deviceFeatures: netFeatures | CONTROL_FEATURES,
       featureTable: netFeatureTable,
       provided: CONTROL_FEATURES,

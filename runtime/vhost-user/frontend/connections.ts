@@ -22,12 +22,25 @@ export interface Retry {
 /** Nobody listens yet, or its backlog is full: worth another attempt. */
 const WORTH_RETRYING = new Set(['ENOENT', 'ECONNREFUSED', 'EAGAIN', 'ECONNRESET', 'EINTR']);
 
+/** Rejects with the signal's reason. */
+async function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  try {
+    await delay(milliseconds, undefined, signal === undefined ? {} : { signal });
+  } catch (error) {
+    // The timer's own AbortError says nothing of why.
+    signal?.throwIfAborted();
+    throw error;
+  }
+}
+
 /** Connects to a back-end that listens. */
 export class ConnectingSource implements BackendSource {
   readonly repeats: boolean;
   readonly #platform: Platform;
   readonly #path: string;
   readonly #retry: Retry;
+  /** When the last connection was made, in milliseconds. */
+  #connectedAt = -Infinity;
 
   constructor(platform: Platform, path: string, retry: Retry, repeats: boolean) {
     this.#platform = platform;
@@ -37,22 +50,22 @@ export class ConnectingSource implements BackendSource {
   }
 
   async next(signal?: AbortSignal): Promise<SocketStream> {
+    const { attempts, delayMilliseconds } = this.#retry;
     const pass = signal === undefined ? {} : { signal };
+    // A back-end that hangs up as soon as it is connected to is tried no more often than one that is not there.
+    const early = this.#connectedAt + delayMilliseconds - performance.now();
+    if (early > 0) await pause(early, signal);
     for (let attempt = 1; ; attempt++) {
       signal?.throwIfAborted();
       try {
-        return await this.#platform.connect(this.#path, pass);
+        const stream = await this.#platform.connect(this.#path, pass);
+        this.#connectedAt = performance.now();
+        return stream;
       } catch (error) {
         const again = error instanceof PlatformError && WORTH_RETRYING.has(error.errno ?? '');
-        if (!again || attempt >= this.#retry.attempts) throw error;
+        if (!again || attempt >= attempts) throw error;
       }
-      try {
-        await delay(this.#retry.delayMilliseconds, undefined, pass);
-      } catch (error) {
-        // The timer's own AbortError says nothing of why.
-        signal?.throwIfAborted();
-        throw error;
-      }
+      await pause(delayMilliseconds, signal);
     }
   }
 

@@ -13,6 +13,11 @@ export interface FrontendOptions {
   readonly features: FeatureFilter;
   /** How many rings there will be; 1 when absent. A back-end that serves fewer gets what it serves. */
   readonly queues?: number;
+  /**
+   * How many rings one of the back-end's queues stands for at most; 1 when absent. Back-ends of network devices count pairs
+   * in GET_QUEUE_NUM (DPDK, as QEMU expects) or rings: 2 lets both pass.
+   */
+  readonly ringsPerQueue?: number;
   readonly order?: MessageOrder;
   /** Serves the back-end's requests; those that are missing are served or refused by the front-end itself. */
   readonly handlers?: BackendRequestMap<Frontend>;

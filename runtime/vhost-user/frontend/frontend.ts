@@ -82,10 +82,12 @@ export class Frontend extends BackendLink {
   async startVrings(setups: readonly VringSetup[], signal?: AbortSignal): Promise<void> {
     const vrings = setups.map((setup) => {
       const { queueCount } = this.negotiated;
-      if (queueCount !== null && setup.index >= queueCount) {
+      const ringsPerQueue = this.options.ringsPerQueue ?? 1;
+      if (queueCount !== null && setup.index >= queueCount * ringsPerQueue) {
+        const what = ringsPerQueue === 1 ? 'queues' : `queues of ${ringsPerQueue} rings`;
         throw new VhostError(
           'ERR_VHOST_STATE',
-          `ring ${setup.index}: the back-end serves ${queueCount} queues`,
+          `ring ${setup.index}: the back-end serves ${queueCount} ${what}`,
         );
       }
       const vring = this.#vring(setup.index);
@@ -288,8 +290,8 @@ export class Frontend extends BackendLink {
   ): Promise<void> {
     const channel = this.channel;
     const running = [...this.#vrings.values()].filter((vring) => vring.started && vring.enabled);
-    for (const { index } of running) await this.#sendEnable(index, false, signal);
     try {
+      for (const { index } of running) await this.#sendEnable(index, false, signal);
       await change(channel);
     } finally {
       if (channel.endReason === null) {

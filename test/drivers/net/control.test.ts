@@ -124,13 +124,11 @@ for (const format of ['split', 'packed'] as const) {
         [true, false, false],
       );
       await through(0);
-      // What is sent on a pair that is disabled waits there.
-      const late = new Uint8Array(60).fill(9);
-      await client.send([late], { pair: 2, signal });
+      // What is sent on a pair that is disabled is dropped (vhost-user, "Ring states"), and does not come back later.
+      await client.send([new Uint8Array(60).fill(9)], { pair: 2, signal });
       await through(0);
-      assert.is(client.pairs[2]!.transmitter.underWay, 1);
+      assert.is(client.pairs[2]!.transmitter.underWay, 0);
       await client.control!.setQueuePairs(3);
-      assert.equal((await client.receive(1, { pair: 2, signal }))[0]!.bytes, late);
       for (const pair of [0, 1, 2]) await through(pair);
       await refused(client.control!.setQueuePairs(0));
       await refused(client.control!.setQueuePairs(4));

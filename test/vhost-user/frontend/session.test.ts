@@ -197,6 +197,36 @@ test('memory that the back-end does not take is gone again, and the rings go on'
   });
 });
 
+test('rings that were paused go on when one of them cannot be', async () => {
+  await session({}, {}, async ({ frontend, backend, memory }) => {
+    await start(frontend, 3);
+    const enabled = [true, true, true];
+    backend.answers.setVringEnable = ({ payload }, self) => {
+      const refused = payload[0] === 1 && payload[4] === 0;
+      if (!refused) enabled[payload[0]!] = payload[4] === 1;
+      self.reply('setVringEnable', bytes(refused ? 1n : 0n));
+    };
+    const error = await frontend.addMemory(4096).catch((reason: unknown) => reason);
+    assert.match((error as Error).message, /VHOST_USER_SET_VRING_ENABLE: the back-end answered 1/);
+    assert.equal(enabled, [true, true, true]);
+    assert.is(memory.regions.length, 1);
+  });
+});
+
+test('a back-end that counts pairs of rings serves twice as many rings as it says', async () => {
+  const one = { getQueueNum: bytes(1n) };
+  await session(one, { ringsPerQueue: 2 }, async ({ frontend, backend }) => {
+    await start(frontend, 2);
+    assert.is(backend.names.filter((name) => name.startsWith('setVringKick')).length, 2);
+    const error = await start(frontend, 3).catch((reason: unknown) => reason);
+    assert.match((error as Error).message, /ring 2: the back-end serves 1 queues of 2 rings/);
+  });
+  await session(one, {}, async ({ frontend }) => {
+    const error = await start(frontend, 2).catch((reason: unknown) => reason);
+    assert.match((error as Error).message, /ring 1: the back-end serves 1 queues/);
+  });
+});
+
 // --- the back-end's requests
 
 const CHANNEL = bytes(Protocol.mq | Protocol.replyAck | Protocol.backendReq | Protocol.config | (1n << 18n));
