@@ -26,6 +26,7 @@ type Placed = (typeof Placed)[keyof typeof Placed];
 /** Bytes of a VLAN tag. */
 const VLAN_TAG = 4;
 const ENTRY = 5;
+const HEADER = 5;
 
 /**
  * One receive queue of the driver. Packets go from where they lie straight into the driver's buffers, a burst with one run
@@ -46,6 +47,9 @@ export class ReceiveQueue {
   readonly #longest: () => number;
   /** Entries in the copy table that have not run. */
   #entries = 0;
+  /** Headers that are to be written behind the copies: window | offset | word 0 | word 1 | word 2 with num-buffers. */
+  readonly #headers = new Int32Array(BURST_MAX * HEADER);
+  #headerCount = 0;
 
   /**
    * `segmenter` gives the device's one; it is made when the first packet has to be cut. `longest` is asked for every burst.
@@ -194,6 +198,10 @@ export class ReceiveQueue {
     const { batch, next } = this.#buffers;
     const { packets, segments: source } = burst;
     let from = packets[at + PacketColumn.firstSegment]!;
+    if (chains === 1 && batch.chains[next * 4 + 3] === 1 && packets[at + PacketColumn.segments] === 1) {
+      this.#writeWhole(packets, at, source, from * 4, length);
+      return;
+    }
     let fromOffset = source[from * 4 + 1]!;
     let fromLeft = source[from * 4 + 2]!;
     let left = length;
@@ -211,8 +219,7 @@ export class ReceiveQueue {
         toOffset = table[to * 4 + 1]!;
         toLeft = table[to * 4 + 2]!;
         if (toLeft >= size) {
-          const window = table[to * 4]!;
-          writeHeader(this.queue.u8[window]!, this.queue.u32[window]!, toOffset, size, packets, at, last);
+          this.#header(table[to * 4]!, toOffset, packets, at, last);
           toOffset += size;
           toLeft -= size;
         } else {
@@ -255,6 +262,18 @@ export class ReceiveQueue {
       }
       batch.written[row] = written;
     }
+  }
+
+  /** What most packets are: one segment, from `source[p]` on, into one buffer, that of row `next`, which has the room. */
+  #writeWhole(packets: Int32Array, at: number, source: Int32Array, p: number, length: number): void {
+    const { batch, next } = this.#buffers;
+    const size = this.#headerSize;
+    const to = (batch.chains[next * 4 + 1]! + batch.chains[next * 4 + 2]!) * 4;
+    const window = batch.segments[to]!;
+    const offset = batch.segments[to + 1]!;
+    this.#header(window, offset, packets, at, (packets[at + 2]! & 0xffff) | (1 << 16));
+    this.#copy(source[p]!, source[p + 1]!, window, offset + size, length);
+    batch.written[next] = size + length;
   }
 
   /** Puts one packet behind those that wait, made fit for the driver. */
@@ -350,11 +369,43 @@ export class ReceiveQueue {
   /** What is placed goes to the driver, its bytes first. */
   #finish(): void {
     this.#runCopies();
+    this.#writeHeaders();
     this.#buffers.give();
   }
 
+  #header(window: number, offset: number, packets: Int32Array, at: number, last: number): void {
+    const entry = this.#headerCount++ * HEADER;
+    const headers = this.#headers;
+    headers[entry] = window;
+    headers[entry + 1] = offset;
+    headers[entry + 2] = packets[at]!;
+    headers[entry + 3] = packets[at + 1]!;
+    headers[entry + 4] = last;
+  }
+
+  /** The copies have fetched the lines by now, all at once; header by header each would be waited for. */
+  #writeHeaders(): void {
+    const { u8, u32 } = this.queue;
+    const headers = this.#headers;
+    const end = this.#headerCount * HEADER;
+    this.#headerCount = 0;
+    for (let entry = 0; entry < end; entry += HEADER) {
+      const window = headers[entry]!;
+      const offset = headers[entry + 1]!;
+      writeHeader(
+        u8[window]!,
+        u32[window]!,
+        offset,
+        this.#headerSize,
+        headers,
+        entry + 2,
+        headers[entry + 4]!,
+      );
+    }
+  }
+
   #fail(cause: unknown): void {
-    this.#entries = 0;
+    this.#entries = this.#headerCount = 0;
     this.queue.fail(
       new DeviceError(
         'ERR_DEVICE_FAILED',
