@@ -82,13 +82,12 @@ export class TapPort implements NetPort {
   setOffloads(features: bigint): void {
     const { checksum } = OffloadSet.received(features);
     const accepted = (bit: bigint): boolean => checksum && (features & bit) !== 0n;
+    const tcp4 = accepted(OFFLOADS.tcp4);
+    const tcp6 = accepted(OFFLOADS.tcp6);
+    // The kernel refuses ECN alone, which says nothing.
+    const ecn = (tcp4 || tcp6) && accepted(OFFLOADS.ecn);
     // Offloads belong to the device, not to a queue.
-    this.#queues[0]!.setOffloads({
-      checksum,
-      tcp4: accepted(OFFLOADS.tcp4),
-      tcp6: accepted(OFFLOADS.tcp6),
-      ecn: accepted(OFFLOADS.ecn),
-    });
+    this.#queues[0]!.setOffloads({ checksum, tcp4, tcp6, ecn });
   }
 
   transmit(burst: PacketBurst, first: number, count: number, pair: number): number {
@@ -165,6 +164,7 @@ export class TapPort implements NetPort {
         // The device was deleted: there is nothing to wait for.
         if (!(error instanceof PlatformError)) throw error;
         queue.onReadable(null);
+        this.#receiver!.failed(error);
         return;
       }
       if (count === 0) return;

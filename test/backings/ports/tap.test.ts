@@ -5,6 +5,7 @@ import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { PlatformPacketMemory } from '../../../runtime/backings/ports/packet-memory.js';
 import { TapPort } from '../../../runtime/backings/ports/tap.js';
 import { NetDevice } from '../../../runtime/devices/net/index.js';
+import { PlatformError } from '../../../runtime/errors.js';
 import { createFakePlatform, type FakePlatform } from '../../../runtime/platform/fake.js';
 import type { TapQueue } from '../../../runtime/platform/platform.js';
 import { FakeDeviceQueue } from '../../support/fake-device-queue.js';
@@ -174,6 +175,22 @@ test('nothing is read for a queue that has stopped, nor after the port is closed
   assert.is(station.tap.readable, null);
 });
 
+test('a device that was deleted is read no more, and that is logged', () => {
+  const station = new Station();
+  const logged: unknown[] = [];
+  station.device.attach({
+    configurationChanged: () => {},
+    log: (level, message) => logged.push([level, message]),
+  });
+  station.receive.offer([], [1526]);
+  station.tap.read = () => {
+    throw new PlatformError('ERR_PLATFORM_SYSTEM_CALL', 'EBADFD from read');
+  };
+  station.tap.readable!();
+  assert.is(station.tap.readable, null);
+  assert.equal(logged, [['error', 'the port failed']]);
+});
+
 test('a read without a whole Ethernet header is no packet', () => {
   const station = new Station();
   station.receive.offer([], [1526]);
@@ -189,6 +206,7 @@ test('the kernel is told which offloads the driver takes', () => {
     [NetFeature.guestTso4, { checksum: false, tcp4: false, tcp6: false, ecn: false }],
     [NetFeature.guestCsum | NetFeature.guestTso6, { checksum: true, tcp4: false, tcp6: true, ecn: false }],
     [station.device.features, { checksum: true, tcp4: true, tcp6: true, ecn: true }],
+    [NetFeature.guestCsum | NetFeature.guestEcn, { checksum: true, tcp4: false, tcp6: false, ecn: false }],
   ] as const) {
     station.device.setFeatures(features);
     assert.equal(station.tap.offloads, offloads);
