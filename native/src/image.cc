@@ -58,6 +58,10 @@ Image Image::Open(const std::string& path, bool read_only, bool direct) {
   image.block_size = 512;
   int sector = 0;
   if (device && ioctl(image.file.get(), BLKSSZGET, &sector) == 0 && sector > 0) image.block_size = sector;
+  // The kernel opens a read-only device for writing all the same, and fails every write to it.
+  int locked = 0;
+  if (device && !read_only && ioctl(image.file.get(), BLKROGET, &locked) == 0 && locked != 0)
+    Fail("open", EROFS);
   image.read_only = read_only;
   // A block device's node lies in devtmpfs, its data does not.
   image.in_memory = !device && IsMemoryFileSystem(image.file.get());

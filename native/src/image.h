@@ -9,7 +9,8 @@ namespace vhost_user {
 
 /// An open image, and what was found out about it.
 struct Image {
-  /// Throws SystemError; EISDIR, ENOTBLK for what is neither a regular file nor a block device.
+  /// Throws SystemError; EISDIR, ENOTBLK for what is neither a regular file nor a block device, EROFS for
+  /// what cannot be written and is to be.
   static Image Open(const std::string& path, bool read_only, bool direct);
 
   UniqueFd file;

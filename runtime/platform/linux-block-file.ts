@@ -47,7 +47,7 @@ export class LinuxBlockFile implements BlockFile {
     const [file, blockSize, canDiscard] = attempt(
       `open ${path}`,
       () => addon.blockOpen(path, readOnly, direct, threads, (count) => this.#ended(count)),
-      { ENOTBLK: 'it is neither a regular file nor a block device' },
+      { ENOTBLK: 'it is neither a regular file nor a block device', EROFS: 'it is read-only' },
     );
     this.#file = file;
     this.#size = addon.blockSize(file);

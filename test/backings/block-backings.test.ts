@@ -243,7 +243,10 @@ file('passes on why an image cannot be opened', () => {
   bench.platform.addFile('/protected', 4096, { readOnly: true });
   assert.throws(
     () => openFileBacking(bench.platform, '/protected'),
-    (error: PlatformError) => error.errno === 'EACCES',
+    (error: DeviceError) =>
+      error.code === 'ERR_DEVICE_CONFIGURATION' &&
+      /^\/protected may not be written; .*read-only/.test(error.message) &&
+      (error.cause as PlatformError).errno === 'EACCES',
   );
   assert.ok(openFileBacking(bench.platform, '/protected', { readOnly: true }).readOnly);
 });
