@@ -28,8 +28,14 @@ export interface CheckedOptions {
   readonly id: Uint8Array;
 }
 
-/** Sectors of one discard or write-zeroes range: 2 GiB, so that no single operation keeps the medium for long. */
-export const RANGE_SECTORS_MAX = 0x3f_ffff;
+/** The largest logical block, in bytes. */
+const BLOCK_SIZE_MAX = 1 << 20;
+
+/**
+ * Sectors of one discard or write-zeroes range: just under 2 GiB, so that no single operation keeps the medium for long.
+ * Whole blocks of any size, since Linux cuts longer ranges at this limit and takes no heed of where the cut lies.
+ */
+export const RANGE_SECTORS_MAX = (2 ** 31 - BLOCK_SIZE_MAX) / BLK_SECTOR_SIZE;
 
 /** Fills in defaults. Throws DeviceError (ERR_DEVICE_CONFIGURATION) on anything that cannot be. */
 export function checkOptions(backing: BlockBacking, options: BlockDeviceOptions): CheckedOptions {
@@ -49,7 +55,7 @@ export function checkOptions(backing: BlockBacking, options: BlockDeviceOptions)
     );
   }
   const { blockSize } = backing;
-  if (blockSize < BLK_SECTOR_SIZE || blockSize > 1 << 20 || (blockSize & (blockSize - 1)) !== 0) {
+  if (blockSize < BLK_SECTOR_SIZE || blockSize > BLOCK_SIZE_MAX || (blockSize & (blockSize - 1)) !== 0) {
     throw configurationError(`block size: ${blockSize} bytes is not a power of two from 512 to 1 MiB`);
   }
   const id = new Uint8Array(BLK_ID_SIZE);

@@ -51,13 +51,23 @@ space('says what the disk is', () => {
   assert.is(config.numQueues, 3);
   assert.is(config.writeback, 1);
   assert.is(config.maxDiscardSeg, 7);
-  assert.is(config.maxDiscardSectors, 0x3fffff);
+  assert.is(config.maxDiscardSectors, 0x3ff800);
   assert.is(config.discardSectorAlignment, 8);
   assert.is(config.maxWriteZeroesSeg, 7);
-  assert.is(config.maxWriteZeroesSectors, 0x3fffff);
+  assert.is(config.maxWriteZeroesSectors, 0x3ff800);
   assert.is(config.writeZeroesMayUnmap, 1);
   assert.is(disk.device.config.read().byteLength, disk.device.config.size);
 });
+
+for (const blockSize of [512, 4096, 1 << 20]) {
+  space(`ranges cut at the limits are whole blocks of ${blockSize} bytes`, () => {
+    const config = configOf(new Disk({ content: new Uint8Array(4 << 20), image: { blockSize } }));
+    const blocks = blockSize / SECTOR;
+    assert.is(config.discardSectorAlignment, blocks);
+    assert.is(config.maxDiscardSectors % blocks, 0);
+    assert.is(config.maxWriteZeroesSectors % blocks, 0);
+  });
+}
 
 space('leaves the fields of what is not offered at zero', () => {
   const config = configOf(new Disk({ readOnly: true }));
