@@ -50,6 +50,36 @@ test('peers 10: who connects while another is served waits, and is served as soo
   backend.close();
 });
 
+for (const [what, leave] of [
+  // The reply lies unread when the socket is closed: reading from it fails with ECONNRESET.
+  ['leaves a reply unread', async (frontend: RawFrontend) => turns(20).then(() => frontend.close())],
+  // It is closed before the reply is sent: sending fails with EPIPE.
+  ['is gone before its reply', async (frontend: RawFrontend) => frontend.close()],
+] as const) {
+  test(`a front-end that ${what} is no error of ours`, async () => {
+    const levels: string[] = [];
+    const { backend, reasons, connect } = open({ log: (level: string) => levels.push(level) });
+    const frontend = await connect();
+    frontend.send(Request.getFeatures);
+    await leave(frontend);
+    await until(() => reasons.length === 1, 'the session ends');
+    assert.is(reasons[0]?.code, 'ERR_VHOST_DISCONNECTED');
+    assert.equal([...new Set(levels)], ['info']);
+    backend.close();
+  });
+}
+
+test('a front-end that breaks the protocol is logged as an error', async () => {
+  const levels: string[] = [];
+  const { backend, reasons, connect } = open({ log: (level: string) => levels.push(level) });
+  const frontend = await connect();
+  frontend.stream.send(new Uint8Array(12).fill(0xff), []);
+  await until(() => reasons.length === 1, 'the session ends');
+  assert.is(levels.at(-1), 'error');
+  frontend.close();
+  backend.close();
+});
+
 test('seventeen connections cannot wait', async () => {
   const { platform, backend, connect } = open();
   const all: RawFrontend[] = [];

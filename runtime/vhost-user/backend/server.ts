@@ -1,5 +1,5 @@
 import { EventEmitter, on } from 'node:events';
-import { OptionError, type VhostUserError } from '../../errors.js';
+import { OptionError, PlatformError, type VhostUserError } from '../../errors.js';
 import { QueueLoop } from '../../device/queue-loop.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
 import type { Platform, SocketListener, SocketStream } from '../../platform/platform.js';
@@ -152,6 +152,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
 
   #sessionEnded(session: BackendSession, reason: VhostUserError | null): void {
     if (reason === null) this.#log('info', 'the session ended');
+    else if (hungUp(reason)) this.#log('info', 'the session ended: the front-end hung up', { error: reason });
     else this.#log('error', `the session ended: ${reason.message}`, { code: reason.code, error: reason });
     this.#session = null;
     this.emit('sessionEnd', session, reason);
@@ -177,6 +178,11 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
 /** Serves `device` as the options say. Throws OptionError or PlatformError when that cannot even begin. */
 export function serveDevice(device: VirtioDevice, options: BackendOptions): VhostUserBackend {
   return new VhostUserBackend(device, options).open();
+}
+
+/** The front-end closed its socket without reading all that was sent to it, as a killed one does. */
+function hungUp({ cause }: VhostUserError): boolean {
+  return cause instanceof PlatformError && (cause.errno === 'ECONNRESET' || cause.errno === 'EPIPE');
 }
 
 function openSource(options: BackendOptions, callbacks: ConnectionCallbacks): ConnectionSource {
