@@ -41,8 +41,8 @@ export class Testpmd implements AsyncDisposable {
     options: readonly string[] = [],
     cores = CORES,
   ): Promise<Testpmd> {
-    // Without a driver there is no link, and it would wait for one.
-    const all = ['--disable-link-check', ...options];
+    // Without a driver there is no link, and it would wait for one; word of events would come in the middle of a prompt.
+    const all = ['--disable-link-check', '--mask-event=all', ...options];
     return Testpmd.#start(`net_vhost0,iface=${socket}`, device, all, cores);
   }
 
