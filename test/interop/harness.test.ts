@@ -50,7 +50,7 @@ test('without the packages the message says what to install', () => {
   for (const root of [folder.path, folder.file('nothing')]) {
     assert.throws(
       () => findGuestParts(root),
-      /apt-get install linux-image-cloud-amd64 qemu-system-x86 busybox-static util-linux cpio qemu-system-common/,
+      /apt-get install linux-image-cloud-amd64 qemu-system-x86 busybox-static util-linux cpio qemu-system-common iproute2/,
     );
   }
 });

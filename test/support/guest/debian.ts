@@ -34,6 +34,7 @@ export function findGuestParts(root = '/'): GuestParts {
     cpio: program('cpio', 'cpio'),
   };
   program('qemu-storage-daemon', 'qemu-system-common');
+  program('ip', 'iproute2');
   if (missing.size > 0) {
     throw new Error(
       `a guest cannot be built without these Debian packages: apt-get install ${[...missing].join(' ')}`,
