@@ -101,7 +101,9 @@ export async function configureCard(guest: Guest, number: number): Promise<void>
 
 /** Waits until the guest sees that its card has a link, or none. */
 export async function carrierIs(guest: Guest, up: boolean): Promise<void> {
-  await guest.read(`until [ "$(cat /sys/class/net/eth0/carrier)" = ${up ? 1 : 0} ]; do busybox usleep 20000; done`);
+  await guest.read(
+    `until [ "$(cat /sys/class/net/eth0/carrier)" = ${up ? 1 : 0} ]; do busybox usleep 20000; done`,
+  );
 }
 
 /** Has a machine ping an address until it answers, then three times more, all of which must be answered. */
