@@ -40,6 +40,8 @@ export class TapPort implements NetPort {
   readonly #queues: readonly TapQueue[];
   readonly #region: PacketRegion;
   readonly #burst = new PacketBurst(BURST, new Int32Array(BURST * 4));
+  /** By pair: whether its queue is read. */
+  readonly #reading: boolean[] = [];
   #receiver: PacketReceiver | null = null;
   #closed = false;
 
@@ -114,8 +116,17 @@ export class TapPort implements NetPort {
     return first;
   }
 
-  receiveReady(pair: number): void {
-    if (!this.#closed) this.#queues[pair]!.onReadable(() => this.#read(pair));
+  /**
+   * Every queue is read again, whichever pair is ready: the kernel spreads what it has over all of them, also over those of
+   * pairs that the driver does not use. The device finds another pair for these.
+   */
+  receiveReady(): void {
+    if (this.#closed) return;
+    for (let pair = 0; pair < this.pairs; pair++) {
+      if (this.#reading[pair]) continue;
+      this.#reading[pair] = true;
+      this.#queues[pair]!.onReadable(() => this.#read(pair));
+    }
   }
 
   close(): void {
@@ -154,7 +165,7 @@ export class TapPort implements NetPort {
     for (let bursts = 0; bursts < BURSTS_A_TURN; bursts++) {
       // receiveReady is called when there are buffers again.
       if (this.#receiver!.waiting(pair) !== 0) {
-        queue.onReadable(null);
+        this.#pause(pair);
         return;
       }
       let count: number;
@@ -163,7 +174,7 @@ export class TapPort implements NetPort {
       } catch (error) {
         // The device was deleted: there is nothing to wait for.
         if (!(error instanceof PlatformError)) throw error;
-        queue.onReadable(null);
+        this.#pause(pair);
         this.#receiver!.failed(error);
         return;
       }
@@ -172,6 +183,11 @@ export class TapPort implements NetPort {
       this.#receiver!.deliver(this.#burst, ALL_ROWS, this.#burst.count, pair);
       if (count < BURST) return;
     }
+  }
+
+  #pause(pair: number): void {
+    this.#reading[pair] = false;
+    this.#queues[pair]!.onReadable(null);
   }
 
   /** Makes a burst of the packets in the slots. */

@@ -162,6 +162,33 @@ test('what comes in is delivered with its header, as long as there are buffers',
   assert.is(station.device.counters.receiveOverrun, 0);
 });
 
+test('a pair that the driver does not use has its packets delivered on one that it uses', () => {
+  const platform = createFakePlatform();
+  const queues = [new FakeTapQueue(platform), new FakeTapQueue(platform)] as const;
+  const device = new NetDevice(new TapPort(new PlatformPacketMemory(platform), queues), { queuePairs: 2 });
+  const receive = new FakeDeviceQueue(platform, { index: 0 });
+  receive.features = VirtioFeature.version1;
+  device.startQueue(receive);
+  queues[1].incoming = [frame(60, 1), frame(60, 2)].map(withHeader);
+  receive.offer([], [1526]);
+  queues[1].readable!();
+  // The second packet waits, and nothing more is read from either queue meanwhile.
+  for (const queue of queues) queue.readable?.();
+  assert.equal(
+    queues.map((queue) => queue.readable),
+    [null, null],
+  );
+  receive.offer([], [1526]);
+  device.serveQueue(receive);
+  queues[1].incoming = [withHeader(frame(60, 3))];
+  receive.offer([], [1526]);
+  queues[1].readable!();
+  assert.equal(
+    receive.completed.map((chain) => chain.answer.subarray(12, chain.written!)),
+    [frame(60, 1), frame(60, 2), frame(60, 3)],
+  );
+});
+
 test('nothing is read for a queue that has stopped, nor after the port is closed', () => {
   const station = new Station();
   station.device.stopQueue(station.receive);
@@ -170,7 +197,7 @@ test('nothing is read for a queue that has stopped, nor after the port is closed
   assert.is(station.tap.readable, null);
   assert.is(station.tap.incoming.length, 1);
   station.port.close();
-  station.port.receiveReady(0);
+  station.port.receiveReady();
   assert.ok(station.tap.closed);
   assert.is(station.tap.readable, null);
 });
