@@ -40,9 +40,8 @@ async function startTap(
 const cards: [string, Omit<CardOptions, 'number'>, boolean][] = [
   ['split, offloads', {}, true],
   [
-    'packed, 2 pairs, no offload and no mergeable buffers',
+    'packed, no offload and no mergeable buffers',
     {
-      queuePairs: 2,
       properties: ['packed=on', 'mrg_rxbuf=off', ...noOffloads],
     },
     false,
