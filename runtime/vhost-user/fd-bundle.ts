@@ -33,13 +33,14 @@ export class OwnedFd implements Disposable {
 }
 
 /**
- * The file descriptors that came with one message. They belong to the bundle from the moment they are received; what
- * nobody takes is closed with it.
+ * The file descriptors that came with one message, and those that go with its reply. The first belong to the bundle from
+ * the moment they are received, the others from `attach` on; what nobody takes is closed with it.
  */
 export class FdBundle implements Disposable {
   readonly #platform: Platform;
   /** Received and not taken, in order. `SocketStream.receive` appends here. */
   readonly pending: number[] = [];
+  #attached: OwnedFd[] = [];
 
   constructor(platform: Platform) {
     this.#platform = platform;
@@ -55,9 +56,22 @@ export class FdBundle implements Disposable {
     return fd === undefined ? null : new OwnedFd(this.#platform, fd);
   }
 
+  /** Hands an fd over to go with the reply; it is closed when there is none. */
+  attach(fd: OwnedFd): void {
+    this.#attached.push(fd);
+  }
+
+  /** The attached fds, which now belong to the caller. */
+  takeAttached(): OwnedFd[] {
+    const fds = this.#attached;
+    this.#attached = [];
+    return fds;
+  }
+
   /** Closes everything that was not taken. */
   close(): void {
     for (const fd of this.pending.splice(0)) this.#platform.closeFd(fd);
+    for (const fd of this.takeAttached()) fd.close();
   }
 
   [Symbol.dispose](): void {

@@ -9,7 +9,7 @@ import {
 import { decodeExactly, encodeToBytes, u64, type RequestRow } from '../../wire/index.js';
 import { frontendRequestById, frontendRequests } from '../../../generated/vhost-user/frontend-requests.js';
 import { HeaderFlag } from '../../../generated/vhost-user/header.js';
-import type { FdBundle } from '../fd-bundle.js';
+import type { FdBundle, OwnedFd } from '../fd-bundle.js';
 import { expectedFds, replyRuleOf } from '../message-rules.js';
 import type { MessageStream, ReceivedMessage } from '../message-stream.js';
 import type { NegotiatedFeatures } from '../negotiated-features.js';
@@ -101,17 +101,15 @@ export class RequestDispatcher {
   }
 
   #finish(row: RequestRow, message: ReceivedMessage, ackDue: boolean, reply: unknown): void {
-    message.fds.close();
     const rule = replyRuleOf(row, this.#options.features.acceptedProtocol);
     if (rule.kind === 'payload') {
       // A handler that gives nothing answers with an empty payload: that is how GET_CONFIG says that it cannot.
-      this.#send(
-        row.id,
-        rule.codec === null || reply === undefined ? null : encodeToBytes(rule.codec, reply),
-      );
+      const payload = rule.codec === null || reply === undefined ? null : encodeToBytes(rule.codec, reply);
+      this.#send(row.id, payload, message.fds.takeAttached());
     } else if (ackDue || this.#ackDue(message)) {
       this.#send(row.id, encodeToBytes(u64, 0n));
     }
+    message.fds.close();
   }
 
   #fail(row: RequestRow | undefined, message: ReceivedMessage, ackDue: boolean, thrown: unknown): void {
@@ -133,8 +131,8 @@ export class RequestDispatcher {
   }
 
   /** Replies have exactly version and REPLY in their flags; QEMU takes no others. */
-  #send(request: number, payload: Uint8Array | null): void {
-    this.#options.messages.send(request, HeaderFlag.reply, payload ?? new Uint8Array(0));
+  #send(request: number, payload: Uint8Array | null, fds: readonly OwnedFd[] = []): void {
+    this.#options.messages.send(request, HeaderFlag.reply, payload ?? new Uint8Array(0), fds);
   }
 }
 

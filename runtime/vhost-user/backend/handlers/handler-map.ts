@@ -8,7 +8,8 @@ import type { BackendSession } from '../session.js';
 
 /**
  * What serves one request: it acts on the session, takes the fds that it keeps (what is left is closed after it), and
- * gives the reply's payload where the request has one. It refuses by throwing; the answer follows from that.
+ * gives the reply's payload where the request has one, with the fds that it attaches. It refuses by throwing; the answer
+ * follows from that.
  */
 export type Handler<Name extends FrontendRequestName> = FrontendRequestHandler<
   Name,
