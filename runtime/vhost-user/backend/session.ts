@@ -12,6 +12,7 @@ import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
 import { BackendChannel } from './backend-channel.js';
 import { handlerOf } from './handlers/index.js';
+import { Notice } from './notice.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
 
@@ -62,8 +63,10 @@ export class BackendSession implements Disposable {
   #enabledFromStart = false;
   #status = 0;
   #channel: BackendChannel | null = null;
-  /** A configuration change that could not be told yet. */
-  #changeUntold = false;
+  readonly #configurationChange = new Notice(
+    () => (this.#mayTell() ? this.#channel!.request('backendConfigChangeMsg', undefined) : null),
+    (error) => this.#trouble(error),
+  );
   #turns = 0;
   #ended = false;
 
@@ -234,27 +237,42 @@ export class BackendSession implements Disposable {
       platform: this.platform,
       stream: socket,
       maxPayload: this.#maxPayload,
-      acknowledged: () => this.features.replyAck,
-      onTrouble: (error) => this.log('warn', error.message, { code: error.code, error }),
+      features: this.features,
+      onEnd: (error) => this.#trouble(error),
     });
     this.tellChanges();
   }
 
-  /** Tells of a configuration change that had to wait for a running ring or for the channel. */
+  /** The way to send the front-end requests; null while there is none. */
+  get channel(): BackendChannel | null {
+    return this.#channel === null || this.#channel.closed ? null : this.#channel;
+  }
+
+  /** While every ring is stopped the device is suspended: nothing may be sent over the channel then. */
+  get suspended(): boolean {
+    for (const vring of this.#vrings.values()) if (vring.started || vring.host !== null) return false;
+    return true;
+  }
+
+  /** Tells what had to wait for a running ring or for the channel. */
   tellChanges(): void {
-    if (!this.#changeUntold || this.#channel === null || this.#channel.closed || !this.running) return;
-    this.#changeUntold = false;
-    this.#channel.configurationChanged();
+    this.#configurationChange.retry();
   }
 
   // --- inside
 
-  /** While every ring is stopped the device is suspended and sends nothing. */
   #configurationChanged(): void {
     if (this.#ended || !this.features.hasProtocol(ProtocolFeature.config | ProtocolFeature.backendReq))
       return;
-    this.#changeUntold = true;
-    this.tellChanges();
+    this.#configurationChange.tell();
+  }
+
+  #mayTell(): boolean {
+    return this.channel !== null && !this.suspended;
+  }
+
+  #trouble(error: VhostUserError): void {
+    if (!this.#ended) this.log('warn', error.message, { code: error.code, error });
   }
 
   #ringBroke(vring: Vring, error: VirtqueueError): void {

@@ -1,0 +1,48 @@
+import type { VhostUserError } from '../../errors.js';
+
+/**
+ * Something the front-end is told again and again: that the configuration changed, that a ring was used. One message of it
+ * is under way at a time; what is to be told meanwhile becomes one message more after the answer. So a front-end that
+ * does not answer, or does not even read, costs one message for each notice and no more.
+ */
+export class Notice {
+  readonly #send: () => Promise<unknown> | null;
+  readonly #onRefused: (error: VhostUserError) => void;
+  #due = false;
+  #underWay = false;
+
+  /**
+   * `send` sends the message and gives the promise of its answer, or null while it cannot be sent; `retry` is to be called
+   * when that may have changed.
+   */
+  constructor(send: () => Promise<unknown> | null, onRefused: (error: VhostUserError) => void) {
+    this.#send = send;
+    this.#onRefused = onRefused;
+  }
+
+  /** Tells it, now or as soon as that can be. */
+  tell(): void {
+    this.#due = true;
+    this.retry();
+  }
+
+  /** Tells what could not be told before. */
+  retry(): void {
+    if (!this.#due || this.#underWay) return;
+    const answer = this.#send();
+    if (answer === null) return;
+    this.#due = false;
+    this.#underWay = true;
+    answer
+      .catch((error: unknown) => this.#onRefused(error as VhostUserError))
+      .finally(() => {
+        this.#underWay = false;
+        this.retry();
+      });
+  }
+
+  /** What was to be told does not matter any more. */
+  drop(): void {
+    this.#due = false;
+  }
+}
