@@ -45,13 +45,23 @@ export interface Addon {
   closeWatch(watch: number): void;
 
   memoryCreate(name: string, size: bigint, hugePages: boolean): number;
-  /** Gives [first window, number of windows, index in `damageFlags`]. */
-  memoryMap(fd: number, offset: bigint, length: bigint): [number, number, number];
+  /** Gives [first window, number of windows, index in `damageFlags`, address in this process]. */
+  memoryMap(fd: number, offset: bigint, length: bigint): [number, number, number, bigint];
   /** The bytes of a window, always the same buffer; null when it is not mapped. */
   memoryShow(window: number): ArrayBuffer | null;
   memoryUnmap(firstWindow: number): void;
   /** Int32 flags, one for each mapping of the process. */
   damageFlags(): ArrayBuffer;
+
+  /** `peer` is a socket or -1. Gives [handle, duplicate of the fd]. */
+  userfaultOpen(peer: number): [number, number];
+  userfaultRegister(handle: number, firstWindow: number): void;
+  userfaultEnd(handle: number, served: boolean): void;
+  /** The address of the next fault, null when there is none now. */
+  userfaultNext(fd: number): bigint | null;
+  /** False when there is a page already. */
+  userfaultCopy(fd: number, address: bigint, bytes: Uint8Array): boolean;
+  userfaultWake(fd: number, address: bigint, length: bigint): void;
 
   /** Int32 entries of five. */
   copyEntries(): ArrayBuffer;

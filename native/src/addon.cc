@@ -7,6 +7,7 @@
 #include "libuv.h"
 #include "socket.h"
 #include "tap.h"
+#include "userfault.h"
 
 namespace vhost_user {
 namespace {
@@ -24,6 +25,7 @@ Napi::Object Initialize(Napi::Env env, Napi::Object exports) {
   ExportCopies(exports);
   ExportBlockFiles(exports);
   ExportTaps(exports);
+  ExportUserfaults(exports);
   return exports;
 }
 

@@ -29,6 +29,13 @@ bool IsAligned(const Operation& operation) {
   });
 }
 
+/// Pages of its memory may be missing (postcopy): whoever moves its bytes waits for them, and that must not
+/// be the loop.
+bool MayWait(const Operation& operation) {
+  const auto& mappings = operation.mappings;
+  return std::any_of(mappings.begin(), mappings.end(), [](const Mapping* each) { return each->may_wait(); });
+}
+
 }  // namespace
 
 BlockFile::BlockFile(Environment& environment, Image image, bool threads, Napi::Function callback)
@@ -154,7 +161,7 @@ void BlockFile::ChooseFile(Operation& operation) const {
 bool BlockFile::TryAtOnce(Operation& operation) {
   if (!operation.transfers()) return false;
   if (operation.vectors.empty()) return true;
-  if (operation.length > kInlineBytes) return false;
+  if (operation.length > kInlineBytes || MayWait(operation)) return false;
   if (image_.in_memory) return Transfer(operation, 0, nullptr);
   bool& supported = nowait_[operation.kind == OperationKind::kWrite];
   // O_DIRECT: RWF_NOWAIT does not wait for a place in the queue, but it does wait for the disk.
@@ -170,9 +177,9 @@ void BlockFile::Start(Operation* operation) {
   bool ring = ring_ && (operation->transfers() || operation->kind == OperationKind::kFlush);
   if (!ring) return pool_->Queue(operation);
   // What goes through the page cache is not tried inside of io_uring_enter: that would be on the loop again,
-  // with all that RWF_NOWAIT waits for.
+  // with all that RWF_NOWAIT waits for. Nor is what waits for pages of memory.
   bool buffered = operation->fd == image_.file.get();
-  ring_->Queue(operation, buffered && operation->transfers());
+  ring_->Queue(operation, (buffered && operation->transfers()) || MayWait(*operation));
 }
 
 void BlockFile::Flush() {

@@ -28,6 +28,7 @@ void Environment::Close() {
   Napi::HandleScope scope(env_);
   files.Clear();
   watches.Clear();
+  userfaults.Clear();
   memory.UnmapAll(env_);
   DeleteIfIdle();
 }

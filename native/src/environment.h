@@ -12,6 +12,7 @@
 #include "memory_map.h"
 #include "slot_table.h"
 #include "tap.h"
+#include "userfault.h"
 #include "watch.h"
 
 namespace vhost_user {
@@ -43,6 +44,7 @@ class Environment {
   TapTables taps;
   SlotTable<std::unique_ptr<Watch>> watches;
   SlotTable<std::unique_ptr<BlockFile>> files;
+  SlotTable<std::unique_ptr<Userfault>> userfaults;
 
  private:
   explicit Environment(Napi::Env env);

@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "fd.h"
 #include "javascript.h"
 #include "sigbus_guard.h"
+#include "userfault.h"
 
 namespace vhost_user {
 namespace {
@@ -54,7 +56,17 @@ Mapping::Mapping(int fd, uint64_t offset, uint64_t length) {
   guard_ = static_cast<uint32_t>(guard);
 }
 
+void Mapping::CatchFaults(std::shared_ptr<FaultedRanges> faults) {
+  faults->Register(base_, mapped_length_, guard_);
+  faults_ = std::move(faults);
+}
+
+bool Mapping::may_wait() const {
+  return faults_ != nullptr && faults_->active();
+}
+
 Mapping::~Mapping() {
+  if (faults_) faults_->Forget(base_);
   UnguardRange(guard_);  // first: the handler must never lay pages over somebody else's memory
   munmap(base_, mapped_length_);
 }

@@ -6,6 +6,8 @@
 
 namespace vhost_user {
 
+class FaultedRanges;
+
 /// Memory of a file, mapped shared and guarded against SIGBUS. Counted by hand: the environment holds it
 /// while JavaScript sees it, and every native operation holds it while the kernel may read or write there.
 /// All of that happens on one thread.
@@ -20,6 +22,12 @@ class Mapping {
   /// Index of the word in `DamageFlags` that becomes 1 when a page was lost.
   uint32_t guard() const { return guard_; }
 
+  /// Accesses to missing pages wait from here on until they are supplied. Throws SystemError.
+  void CatchFaults(std::shared_ptr<FaultedRanges> faults);
+
+  /// Whether an access may have to wait for a page.
+  bool may_wait() const;
+
   void Retain() { holders_++; }
   void Release() {
     if (--holders_ == 0) delete this;
@@ -32,6 +40,7 @@ class Mapping {
   std::size_t mapped_length_;
   uint8_t* data_;
   uint32_t guard_;
+  std::shared_ptr<FaultedRanges> faults_;
   int holders_ = 1;
 };
 

@@ -31,16 +31,18 @@ Napi::Value Create(const Napi::CallbackInfo& info) {
   return Napi::Number::New(info.Env(), fd.Release());
 }
 
-/// memoryMap(fd, offset, length) -> [first window, number of windows, index of the damage flag]
+/// memoryMap(fd, offset, length) -> [first window, number of windows, index of the damage flag, address]
 Napi::Value Map(const Napi::CallbackInfo& info) {
   uint64_t offset = BigArgument(info, 1, "mmap");
   uint64_t length = BigArgument(info, 2, "mmap");
   Napi::Env env = info.Env();
   MemoryMap::Region region = Environment::Of(env).memory.Map(IntArgument(info, 0), offset, length);
-  auto result = Napi::Array::New(env, 3);
+  auto result = Napi::Array::New(env, 4);
   result.Set(0u, Napi::Number::New(env, region.first_window));
   result.Set(1u, Napi::Number::New(env, region.window_count));
   result.Set(2u, Napi::Number::New(env, region.mapping->guard()));
+  auto address = reinterpret_cast<uintptr_t>(region.mapping->data());
+  result.Set(3u, Napi::BigInt::New(env, static_cast<uint64_t>(address)));
   return result;
 }
 

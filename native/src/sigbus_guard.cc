@@ -15,6 +15,7 @@ struct Range {
   std::atomic<uintptr_t> begin;  // 0: unused. Written last when a range appears, first when it goes.
   std::atomic<uintptr_t> end;
   std::atomic<uintptr_t> page_size;
+  std::atomic<bool> withdrawn;
 };
 
 // What the handler touches: static, without constructors or destructors, never freed.
@@ -25,7 +26,9 @@ struct sigaction previous;
 static_assert(sizeof(std::atomic<int32_t>) == sizeof(int32_t) && std::atomic<int32_t>::is_always_lock_free);
 
 /// Replaces the lost memory. All of it up to the end of the range: what lies behind the end of a truncated
-/// file is gone as well, and a fault for each page of a large guest would take minutes. Async-signal-safe.
+/// file is gone as well, and a fault for each page of a large guest would take minutes. Of withdrawn memory a
+/// page and no more: writes to a disk that still use the rest must fail and not find zeros.
+/// Async-signal-safe.
 bool Repair(uintptr_t address) {
   uint32_t count = range_count.load(std::memory_order_acquire);
   for (uint32_t i = 0; i < count; i++) {
@@ -36,6 +39,7 @@ bool Repair(uintptr_t address) {
     if (ranges[i].begin.load(std::memory_order_acquire) != begin)
       continue;  // changed hands while it was read
     uintptr_t start = address / page_size * page_size;
+    if (ranges[i].withdrawn.load(std::memory_order_acquire)) end = start + page_size;
     void* replaced = mmap(reinterpret_cast<void*>(start), end - start, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (replaced == MAP_FAILED) return false;
@@ -99,6 +103,7 @@ int GuardRange(void* base, std::size_t length, std::size_t page_size) {
   auto begin = reinterpret_cast<uintptr_t>(base);
   damage[guard].store(0, std::memory_order_relaxed);
   ranges[guard].page_size.store(page_size, std::memory_order_release);
+  ranges[guard].withdrawn.store(false, std::memory_order_release);
   ranges[guard].end.store(begin + length, std::memory_order_release);
   ranges[guard].begin.store(begin, std::memory_order_release);
   return static_cast<int>(guard);
@@ -108,6 +113,11 @@ void UnguardRange(uint32_t guard) {
   ranges[guard].begin.store(0, std::memory_order_release);
   std::lock_guard lock(mutex);
   FreeGuards().push_back(guard);
+}
+
+void WithdrawRange(uint32_t guard) {
+  ranges[guard].withdrawn.store(true, std::memory_order_release);
+  damage[guard].store(1, std::memory_order_release);
 }
 
 int32_t* DamageFlags() {

@@ -17,6 +17,8 @@ constexpr uint32_t kMaxGuards = 65536;
 int GuardRange(void* base, std::size_t length, std::size_t page_size);
 /// To be called before the memory is unmapped.
 void UnguardRange(uint32_t guard);
+/// The memory is about to be taken away as if its file had been truncated: it counts as damaged at once.
+void WithdrawRange(uint32_t guard);
 
 /// One word a guard: 1 once its range lost memory. Static, so that a late fault can never write into freed
 /// memory.

@@ -10,6 +10,7 @@ import {
   type SocketBehaviour,
   StreamEnd,
 } from './fake/sockets.js';
+import { FakeUserfault, FakeUserfaultServer, PageSupply } from './fake/userfault.js';
 import type {
   BlockFile,
   FdKind,
@@ -18,6 +19,8 @@ import type {
   SocketListener,
   SocketStream,
   TapQueue,
+  Userfault,
+  UserfaultServer,
   Watch,
 } from './platform.js';
 
@@ -41,7 +44,8 @@ export type FakeSystemCall =
   | 'sendmsg'
   | 'socket'
   | 'connect'
-  | 'open';
+  | 'open'
+  | 'userfaultfd';
 
 /**
  * A platform in memory, for tests: no addon, no kernel. What happens later happens on later turns of the loop, in the
@@ -67,6 +71,10 @@ export interface FakePlatform extends Platform {
   addFile(path: string, content: Uint8Array | number, options?: FakeImageOptions): FakeImage;
   /** Shortens shared memory below its mappings. */
   truncateSharedMemory(fd: number, size: number): void;
+  /**
+   * Accesses a mapping as a device would: a page that a userfaultfd still misses is asked for. Returns whether the page is there.
+   */
+  touch(mapping: Mapping, offset: number): boolean;
   /** Reads and clears an eventfd's counter. */
   takeEventFd(fd: number): bigint;
 }
@@ -197,6 +205,22 @@ class InMemoryPlatform implements FakePlatform {
     const mapping = new FakeMapping(this.windows, memory, offset, length, lazy, () => this.#mappings--);
     this.#mappings++;
     return mapping;
+  }
+
+  openUserfault(): Userfault {
+    this.#fds.fault('userfaultfd');
+    const supply = new PageSupply();
+    return new FakeUserfault(supply, this.#fds.open(supply));
+  }
+
+  serveUserfault(fd: number): UserfaultServer {
+    const supply = this.#fds.get(fd, 'read');
+    if (supply instanceof PageSupply) return new FakeUserfaultServer(this.#fds, fd, supply);
+    throw systemError('read', 'EINVAL', `fd ${fd} is of kind ${supply.kind}`);
+  }
+
+  touch(mapping: Mapping, offset: number): boolean {
+    return (mapping as FakeMapping).touch(offset);
   }
 
   createEventFd(): number {

@@ -44,6 +44,7 @@ export class LinuxMapping implements Mapping {
   readonly length: bigint;
   readonly firstWindow: number;
   readonly windowCount: number;
+  readonly address: bigint;
   readonly #addon: Addon;
   readonly #windows: LinuxWindows;
   readonly #flags: Int32Array;
@@ -59,7 +60,7 @@ export class LinuxMapping implements Mapping {
     offset: bigint,
     length: bigint,
   ) {
-    const [firstWindow, windowCount, flag] = attempt(
+    const [firstWindow, windowCount, flag, address] = attempt(
       () => `map ${length} bytes at offset ${offset} of fd ${fd}`,
       () => addon.memoryMap(fd, offset, length),
       MEANINGS,
@@ -67,6 +68,7 @@ export class LinuxMapping implements Mapping {
     this.length = length;
     this.firstWindow = firstWindow;
     this.windowCount = windowCount;
+    this.address = address;
     this.#addon = addon;
     this.#flags = flags;
     this.#flag = flag;

@@ -9,6 +9,7 @@ import { LinuxMapping, LinuxWindows } from './linux-memory.js';
 import { LinuxSocketListener } from './linux-socket-listener.js';
 import { LinuxSocketStream } from './linux-socket-stream.js';
 import { LinuxTapQueue } from './linux-tap.js';
+import { LinuxUserfault, LinuxUserfaultServer } from './linux-userfault.js';
 import type {
   BlockFile,
   FdKind,
@@ -17,6 +18,8 @@ import type {
   SocketListener,
   SocketStream,
   TapQueue,
+  Userfault,
+  UserfaultServer,
   Watch,
 } from './platform.js';
 
@@ -143,6 +146,14 @@ class LinuxPlatform implements Platform {
     const mapping = new LinuxMapping(this.#addon, this.windows, this.#damageFlags, fd, offset, length);
     if (options?.lazy !== true) mapping.showAll();
     return mapping;
+  }
+
+  openUserfault(peer?: SocketStream): Userfault {
+    return new LinuxUserfault(this.#addon, peer?.fd ?? -1);
+  }
+
+  serveUserfault(fd: number): UserfaultServer {
+    return new LinuxUserfaultServer(this.#addon, fd);
   }
 
   createEventFd(): number {

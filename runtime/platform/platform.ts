@@ -40,6 +40,18 @@ export interface Platform {
    */
   map(fd: number, offset: bigint, length: bigint, options?: { lazy?: boolean }): Mapping;
 
+  // --- page faults
+  /**
+   * Opens a userfaultfd for mappings of this process, one that sees faults inside of system calls too. Throws PlatformError
+   * (EPERM) where the system does not allow that.
+   *
+   * `peer` is the socket whose far end supplies the pages. When that hangs up, the memory is withdrawn by a thread of the
+   * addon shortly afterwards: the loop may be what waits for a page, and could not see it.
+   */
+  openUserfault(peer?: SocketStream): Userfault;
+  /** Takes over the userfaultfd of another process, to supply its pages. */
+  serveUserfault(fd: number): UserfaultServer;
+
   // --- eventfds
   createEventFd(): number;
   /** Adds one. A full counter is success: the peer has a signal pending. Never blocks. */
@@ -153,10 +165,46 @@ export interface Mapping extends Disposable {
   /** Index of the first window in the WindowTable; the others follow it. */
   readonly firstWindow: number;
   readonly windowCount: number;
-  /** True once the file was truncated below us and a page had to be replaced (SIGBUS guard). A plain, cheap read. */
+  /** Where it begins in this process. For those who supply its pages; nothing in here uses it. */
+  readonly address: bigint;
+  /**
+   * True once the file was truncated below us and a page had to be replaced (SIGBUS guard), or the mapping was withdrawn. A
+   * plain, cheap read.
+   */
   readonly damaged: boolean;
   /** Detaches every view, then unmaps; memory that file I/O is under way in stays until that has ended. Idempotent. */
   unmap(): void;
+}
+
+/**
+ * Mappings whose missing pages somebody else supplies (postcopy). An access to one stops the thread until it is there: the
+ * loop for JavaScript, the copy table and reads and writes that are tried at once, a thread of the kernel or the addon for
+ * other file I/O. Whoever supplies the pages must therefore be another process, or a thread of its own.
+ */
+export interface Userfault extends Disposable {
+  /** A duplicate for whoever supplies the pages; the caller's to close. */
+  readonly fd: number;
+  /** Accesses to pages of this mapping that are not there wait from here on. Nothing may have touched it. Throws PlatformError. */
+  register(mapping: Mapping): void;
+  /** All pages are there: the mappings are as any other, and whoever waits goes on. */
+  release(): void;
+  /**
+   * They will never come: the mappings are withdrawn. File I/O in them ends with -EFAULT, that which waits included;
+   * JavaScript finds zeros in memory of its own. They are damaged, and reach nobody else's memory any more. Idempotent,
+   * and without effect after `release`.
+   */
+  withdraw(): void;
+}
+
+/** The other end of a Userfault. */
+export interface UserfaultServer extends Disposable {
+  /** Called with the address of each fault, in the other process; null stops watching. */
+  onFault(callback: ((address: bigint) => void) | null): void;
+  /** Puts whole pages there and wakes whoever waits for them. False when a page is there already. Throws PlatformError. */
+  copy(address: bigint, bytes: Uint8Array): boolean;
+  /** Wakes whoever waits in a range of whole pages: it is there now. */
+  wake(address: bigint, length: bigint): void;
+  close(): void;
 }
 
 /** memcpy in bulk. Entries are Int32 (from window, from offset, to window, to offset, length); bounds are checked natively. */

@@ -505,6 +505,40 @@ both('lazy memory is there for copies at once, and for views once it is shown', 
   platform.closeFd(fd);
 });
 
+both(
+  'missing pages are supplied once; withdrawn memory is damaged, released memory is not',
+  ({ platform }) => {
+    for (const end of ['release', 'withdraw'] as const) {
+      const fd = platform.createSharedMemory('parity', 8192n);
+      const mapping = platform.map(fd, 0n, 8192n);
+      let userfault;
+      try {
+        userfault = platform.openUserfault();
+      } catch (error) {
+        // What this system's own test looks at.
+        assert.is((error as PlatformError).code, 'ERR_PLATFORM_SYSTEM_CALL');
+        mapping.unmap();
+        platform.closeFd(fd);
+        return;
+      }
+      const server = platform.serveUserfault(userfault.fd);
+      assert.is(failure(() => server.copy(mapping.address, new Uint8Array(4096))).errno, 'ENOENT');
+      userfault.register(mapping);
+      assert.is(failure(() => server.copy(mapping.address, new Uint8Array(100))).errno, 'EINVAL');
+      assert.ok(server.copy(mapping.address + 4096n, new Uint8Array(4096).fill(7)));
+      assert.not(server.copy(mapping.address + 4096n, new Uint8Array(4096).fill(8)));
+      assert.is(platform.windows.u8[mapping.firstWindow]![8191], 7);
+      userfault[end]();
+      userfault.withdraw();
+      assert.is(mapping.damaged, end === 'withdraw');
+      assert.is(failure(() => userfault.register(mapping)).code, 'ERR_PLATFORM_CLOSED');
+      server.close();
+      mapping.unmap();
+      platform.closeFd(fd);
+    }
+  },
+);
+
 both('every fd and mapping of these tests is gone', ({ platform }) => {
   // One more of everything gets through: nothing above left the platform in a state of its own.
   const fd = platform.createSharedMemory('parity', 4096n);

@@ -59,6 +59,7 @@ function serveOnce(
     show: () => undefined,
   };
   const mapping: Mapping = {
+    address: 0n,
     length: BigInt(MEMORY),
     firstWindow: 0,
     windowCount: 1,

@@ -89,10 +89,22 @@ export class FakeWindows implements WindowTable {
   }
 }
 
+/** What supplies the pages of a mapping; in here, since the two name one another. */
+export interface PageSource {
+  /** Asks for the page at an address unless it is there. */
+  access(address: bigint): boolean;
+  forget(mapping: FakeMapping): void;
+}
+
+/** Mappings have addresses of their own, far from one another. */
+let nextAddress = 0x5000_0000_0000n;
+
 export class FakeMapping implements Mapping {
   readonly length: bigint;
   readonly firstWindow: number;
   readonly windowCount: number;
+  readonly address: bigint;
+  pages: PageSource | null = null;
   readonly #windows: FakeWindows;
   readonly #memory: SharedMemory;
   readonly #end: number;
@@ -119,6 +131,8 @@ export class FakeMapping implements Mapping {
     }
     if (offset % 4n !== 0n) throw systemError('mmap', 'EINVAL', `offset ${offset} is no multiple of 4`);
     this.length = length;
+    this.address = nextAddress;
+    nextAddress += (length & ~0xfffn) + 0x10_0000n;
     this.#windows = windows;
     this.#memory = memory.hold();
     this.#end = Number(offset + length);
@@ -138,6 +152,20 @@ export class FakeMapping implements Mapping {
     if (size < this.#end) this.#damaged = true;
   }
 
+  /** Its memory is taken away. */
+  withdraw(): void {
+    this.#damaged = true;
+  }
+
+  touch(offset: number): boolean {
+    return this.pages?.access(this.address + BigInt(offset)) ?? true;
+  }
+
+  /** Puts bytes into the memory behind it. */
+  put(offset: number, bytes: Uint8Array): void {
+    new Uint8Array(this.#memory.buffer).set(bytes, this.#end - Number(this.length) + offset);
+  }
+
   unmap(): void {
     if (!this.#mapped) return;
     for (let i = this.firstWindow; i < this.firstWindow + this.windowCount; i++) {
@@ -149,6 +177,7 @@ export class FakeMapping implements Mapping {
     }
     this.#mapped = false;
     this.#windows.retire(this.firstWindow, this.windowCount);
+    this.pages?.forget(this);
     this.#memory.mappings.delete(this);
     this.#memory.drop();
     this.#onUnmap();
