@@ -45,6 +45,16 @@ test('a guest reads and writes a disk of qemu-storage-daemon', async () => {
   await guest.powerOff();
 });
 
+test('a guest runs every script, also while what earlier ones left running ends', async () => {
+  await using guest = await Guest.boot({ devices: [] });
+  // A long line takes a while to arrive.
+  const comment = '#'.repeat(6000);
+  for (let i = 0; i < 20; i++) {
+    await guest.read('for i in 1 2 3 4 5 6 7 8; do (busybox usleep ${i}0000; true) & done');
+    assert.is(await guest.read(`echo ${i} ${comment}`, 10_000), `${i}`);
+  }
+});
+
 test('without the packages the message says what to install', () => {
   using folder = new TemporaryFolder();
   for (const root of [folder.path, folder.file('nothing')]) {

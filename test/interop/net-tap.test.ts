@@ -40,8 +40,9 @@ async function startTap(
 const cards: [string, Omit<CardOptions, 'number'>, boolean][] = [
   ['split, offloads', {}, true],
   [
-    'packed, no offload and no mergeable buffers',
+    'packed, 2 pairs, no offload and no mergeable buffers',
     {
+      queuePairs: 2,
       properties: ['packed=on', 'mrg_rxbuf=off', ...noOffloads],
     },
     false,

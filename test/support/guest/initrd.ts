@@ -18,10 +18,7 @@ import { type GuestParts, moduleFiles } from './debian.js';
 
 const modules = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio-rng'];
 
-/**
- * The guest's first and only program. The second serial port carries a shell without prompt or echo: each line in is
- * `id base64-of-a-script`; each line out is `@id status base64-of-stdout base64-of-stderr`. `@ready` says that it listens.
- */
+/** The guest's first program. It inherits what scripts leave running, and reaps it. */
 const init = `#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp
 /bin/busybox --install -s /bin
@@ -31,21 +28,30 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 while read -r module; do insmod "/modules/$module" || echo "insmod $module failed"; done < /modules/order
 stty -F /dev/ttyS1 115200 raw -echo
+sh /shell
+echo "the shell lost its port"
+`;
+
+/**
+ * The second serial port carries a shell without prompt or echo: each line in is `id base64-of-a-script`; each line out is
+ * `@id status base64-of-stdout base64-of-stderr`. `@ready` says that it listens. It is not the first program: when a child
+ * ends, busybox begins a `read` that is under way again, without the bytes it has, and the orphans of scripts end at any time.
+ */
+const shell = `
 exec 3<>/dev/ttyS1
 echo "@ready - - -" >&3
 while read -r id script <&3; do
   echo "$script" | base64 -d > /run/script
-  sh /run/script < /dev/null > /run/out 2> /run/err
+  sh /run/script < /dev/null > /run/out 2> /run/err 3<&-
   echo "@$id $? =$(base64 -w 0 < /run/out) =$(base64 -w 0 < /run/err)" >&3
 done
-echo "the shell lost its port"
 `;
 
 /** Builds the initrd, or finds the one built before from the same parts. Returns its path. */
 export function buildInitrd(parts: GuestParts): string {
   const files = moduleFiles(parts.release, modules);
   const key = createHash('sha256')
-    .update(JSON.stringify([parts, files, init]))
+    .update(JSON.stringify([parts, files, init, shell]))
     .digest('hex')
     .slice(0, 12);
   const cached = join(tmpdir(), `vhost-user-guest-${userInfo().uid}-${parts.release}-${key}.cpio`);
@@ -60,6 +66,7 @@ export function buildInitrd(parts: GuestParts): string {
     for (const file of files) placeModule(file, join(root, 'modules'));
     writeFileSync(join(root, 'modules/order'), files.map((file) => `${moduleFileName(file)}\n`).join(''));
     writeFileSync(join(root, 'init'), init, { mode: 0o755 });
+    writeFileSync(join(root, 'shell'), shell);
     const names = execFileSync('find', ['.'], { cwd: root });
     const archive = execFileSync(parts.cpio, ['-o', '-H', 'newc', '--quiet'], {
       cwd: root,

@@ -7,7 +7,7 @@ export interface CommandResult {
   readonly stderr: string;
 }
 
-/** The guest's shell on its second serial port; see the init script for the form of its lines. */
+/** The guest's shell on its second serial port; see the scripts of the initrd for the form of its lines. */
 export class GuestShell {
   #socket!: LineSocket;
   readonly #qemu: RunningProgram;
