@@ -32,7 +32,7 @@ export interface Buffer {
 }
 
 /** Size in bytes of each data region; there are two, far apart in guest addresses, and one region for the ring. */
-export const DATA_BYTES = 1 << 20;
+export const DATA_BYTES = 1 << 17;
 
 /** Both sides of one ring over shared memory of the fake platform. */
 export class Rig {
