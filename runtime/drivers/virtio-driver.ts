@@ -43,6 +43,8 @@ export interface VirtioDriverOptions {
   readonly withheld?: bigint;
   /** Protocol bits that the front-end accepts; all that it serves when absent. */
   readonly protocol?: bigint;
+  /** Notify by messages instead of eventfds where the back-end can. */
+  readonly inbandNotifications?: boolean;
   /** Do without kick fds (the back-end polls) or without call fds (the driver polls). */
   readonly withoutKick?: boolean;
   readonly withoutCall?: boolean;

@@ -3,7 +3,7 @@ import { QueueHost } from '../device/queue-host.js';
 import type { QueueLoop } from '../device/queue-loop.js';
 import type { VirtioDevice } from '../device/virtio-device.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
-import type { Platform, Watch } from '../platform/platform.js';
+import type { Watch } from '../platform/platform.js';
 import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
 import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
@@ -14,10 +14,10 @@ import type { OwnedFd } from './fd-bundle.js';
 import type { MemorySlots } from './memory-slots.js';
 import type { NegotiatedFeatures } from './negotiated-features.js';
 import { decodeBase, encodeBase } from './vring-base.js';
+import { VringSignals, type VringSignalsContext } from './vring-signals.js';
 
 /** What a ring needs of its session. */
-export interface VringContext {
-  readonly platform: Platform;
+export interface VringContext extends VringSignalsContext {
   readonly device: VirtioDevice;
   readonly loop: QueueLoop;
   readonly features: NegotiatedFeatures;
@@ -25,7 +25,6 @@ export interface VringContext {
   /** The ring broke; its err fd was signalled already. */
   readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
   readonly onTurn: () => void;
-  readonly log: (level: 'warn' | 'debug', message: string, fields: Record<string, unknown>) => void;
 }
 
 /** Largest queue of a device that states none. */
@@ -37,7 +36,7 @@ const MAX_SIZE = 32768;
  * One ring as the conversation sees it. It exists from its first mention, since front-ends name rings before they
  * negotiate anything (QEMU sends SET_VRING_CALL right after GET_FEATURES). Two independent bits rule it:
  *
- *             SET_VRING_KICK            SET_VRING_ENABLE 1, or SET_FEATURES without bit 30
+ *       SET_VRING_KICK, VRING_KICK      SET_VRING_ENABLE 1, or SET_FEATURES without bit 30
  *   stopped ─────────────────▶ started       disabled ──────────────▶ enabled
  *           ◀───────────────── drained                ◀────────────── 0
  *             GET_VRING_BASE, reset
@@ -59,8 +58,9 @@ export class Vring {
   #started = false;
   #enabled: boolean;
   #kick: OwnedFd | null = null;
-  #call: OwnedFd | null = null;
-  #err: OwnedFd | null = null;
+  readonly #signals: VringSignals;
+  /** Looked at again and again, as a SET_VRING_KICK without an fd asks. */
+  #polled = false;
   #watch: Watch | null = null;
   #host: QueueHost | null = null;
   /** The memory that the live ring is bound to, held. */
@@ -69,6 +69,7 @@ export class Vring {
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
     this.#context = context;
+    this.#signals = new VringSignals(index, context);
     this.#enabled = enabled;
   }
 
@@ -127,10 +128,21 @@ export class Vring {
     this.#baseBeforeReset = null;
   }
 
-  /** SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again. */
+  /** SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again, in-band kicks or not. */
   setKick(kick: OwnedFd | null): void {
+    this.#start(kick, kick === null);
+  }
+
+  /** VRING_KICK: starts the ring if that was not done before, and kicks it. */
+  kickInband(): void {
+    if (!this.#started) this.#start(null, false);
+    else this.#host?.kick();
+  }
+
+  #start(kick: OwnedFd | null, polled: boolean): void {
     this.#closeKick();
     this.#kick = kick;
+    this.#polled = polled;
     const wasStarted = this.#started;
     this.#started = true;
     try {
@@ -149,15 +161,13 @@ export class Vring {
 
   /** SET_VRING_CALL. The new fd is signalled once: what was completed before it came must not wait for the next call. */
   setCall(call: OwnedFd | null): void {
-    this.#call?.close();
-    this.#call = call;
-    this.#signal(call, 'call');
+    this.#signals.replace('call', call);
+    if (call !== null) this.#signals.signal('call');
   }
 
   /** SET_VRING_ERR. */
   setErr(err: OwnedFd | null): void {
-    this.#err?.close();
-    this.#err = err;
+    this.#signals.replace('err', err);
   }
 
   setEnabled(enabled: boolean): void {
@@ -203,7 +213,7 @@ export class Vring {
     } catch (error) {
       // Nobody asked for this ring now, so its fault is its own and not the request's.
       this.#started = false;
-      this.#signal(this.#err, 'err');
+      this.#signals.signal('err');
       this.#context.onBroken(this, asVirtqueueError(this.index, error));
     }
   }
@@ -212,9 +222,7 @@ export class Vring {
   close(): void {
     this.#started = false;
     this.#closeKick();
-    this.setErr(null);
-    this.#call?.close();
-    this.#call = null;
+    this.#signals.close();
     const host = this.#host;
     this.#host = null;
     if (host !== null) this.#leave(host);
@@ -257,9 +265,9 @@ export class Vring {
       features: features.accepted,
       windows: platform.windows,
       loop,
-      call: () => this.#signal(this.#call, 'call'),
+      call: () => this.#signals.signal('call'),
       onBroken: (error) => {
-        this.#signal(this.#err, 'err');
+        this.#signals.signal('err');
         this.#context.onBroken(this, error);
       },
       onTurn: this.#context.onTurn,
@@ -346,7 +354,7 @@ export class Vring {
   }
 
   #watchKick(host: QueueHost): void {
-    host.polled = this.#kick === null;
+    host.polled = this.#polled;
     if (this.#kick !== null) {
       this.#watch ??= this.#context.platform.watchEventFd(this.#kick.fd, () => this.#host?.kick());
     }
@@ -357,6 +365,7 @@ export class Vring {
     this.#watch = null;
     this.#kick?.close();
     this.#kick = null;
+    this.#polled = false;
   }
 
   /** Lets go of a host that is not this ring's any more, and of its memory once no chain in flight lies there. */
@@ -364,15 +373,6 @@ export class Vring {
     const memory = this.#memory;
     this.#memory = null;
     host.detach(() => memory?.release());
-  }
-
-  #signal(fd: OwnedFd | null, what: 'call' | 'err'): void {
-    if (fd === null) return;
-    try {
-      this.#context.platform.signalEventFd(fd.fd);
-    } catch (error) {
-      this.#context.log('warn', `ring ${this.index}: cannot signal its ${what} fd`, { error });
-    }
   }
 
   #mustNotRun(what: string): void {

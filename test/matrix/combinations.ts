@@ -5,11 +5,12 @@ export interface Combination {
   readonly indirect: boolean;
   readonly inOrder: boolean;
   readonly regions: 1 | 8;
-  /** Neither kicks nor calls: both sides poll. */
-  readonly polled: boolean;
+  /** Kicks and calls by eventfds, by messages, or not at all, when both sides poll. */
+  readonly notified: (typeof NOTIFIED)[number];
 }
 
 const BOTH = [false, true] as const;
+const NOTIFIED = ['by eventfds', 'in-band', 'polled'] as const;
 
 /** All of them. */
 export function combinations(): Combination[] {
@@ -19,7 +20,9 @@ export function combinations(): Combination[] {
       for (const indirect of BOTH) {
         for (const inOrder of BOTH) {
           for (const regions of [1, 8] as const) {
-            for (const polled of BOTH) all.push({ format, eventIdx, indirect, inOrder, regions, polled });
+            for (const notified of NOTIFIED) {
+              all.push({ format, eventIdx, indirect, inOrder, regions, notified });
+            }
           }
         }
       }
@@ -29,14 +32,14 @@ export function combinations(): Combination[] {
 }
 
 export function nameOf(combination: Combination): string {
-  const { format, eventIdx, indirect, inOrder, regions, polled } = combination;
+  const { format, eventIdx, indirect, inOrder, regions, notified } = combination;
   const words = [
     format,
     eventIdx ? 'event idx' : 'flags',
     indirect ? 'indirect' : 'direct',
     inOrder ? 'in order' : 'any order',
     `${regions} region${regions === 1 ? '' : 's'}`,
-    polled ? 'polled' : 'notified',
+    notified,
   ];
   return words.join(', ');
 }

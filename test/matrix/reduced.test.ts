@@ -7,6 +7,7 @@ import { RamBacking } from '../../runtime/backings/ram.js';
 import { BlockDevice } from '../../runtime/devices/blk/index.js';
 import { createFakePlatform } from '../../runtime/platform/fake.js';
 import { serveDevice } from '../../runtime/vhost-user/backend/server.js';
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { combinations, nameOf } from './combinations.js';
 import { DISK_BYTES, DISK_QUEUES, verifyRun } from './verify-run.js';
 import * as assert from 'uvu/assert';
@@ -20,7 +21,12 @@ for (const [i, combination] of combinations().entries()) {
     const platform = createFakePlatform();
     const backing = new RamBacking(platform, BigInt(DISK_BYTES));
     const device = new BlockDevice(backing, { queueCount: DISK_QUEUES });
-    const backend = serveDevice(device, { platform, socketPath: PATH, spinMicroseconds: 0 });
+    const backend = serveDevice(device, {
+      platform,
+      socketPath: PATH,
+      spinMicroseconds: 0,
+      withProtocolFeatures: ProtocolFeature.inbandNotifications,
+    });
     await verifyRun({ platform, path: PATH, combination, seed: i + 1, requests: 60 });
     backend.close();
     await backend.finished;

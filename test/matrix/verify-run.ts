@@ -1,6 +1,7 @@
 import { BlockClient } from '../../runtime/drivers/blk/block-client.js';
 import { VirtioDriver } from '../../runtime/drivers/virtio-driver.js';
 import type { Platform } from '../../runtime/platform/platform.js';
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import { encodeToBytes } from '../../runtime/wire/index.js';
 import { BlkFeature } from '../../generated/virtio/devices/blk/features.js';
@@ -34,7 +35,7 @@ export interface VerifyOptions {
 export async function verifyRun(options: VerifyOptions): Promise<void> {
   const { platform, path, combination, seed, requests, signal } = options;
   const random = new Random(seed);
-  const { format, eventIdx, indirect, inOrder, regions, polled } = combination;
+  const { format, eventIdx, indirect, inOrder, regions, notified } = combination;
   // A table holds eight regions at most, and one is plugged on the way.
   const memoryTable = regions === 1 && random.chance(2);
   using driver = await VirtioDriver.start({
@@ -44,8 +45,9 @@ export async function verifyRun(options: VerifyOptions): Promise<void> {
     eventIdx,
     indirect,
     inOrder,
-    withoutKick: polled,
-    withoutCall: polled,
+    inbandNotifications: notified === 'in-band',
+    withoutKick: notified === 'polled',
+    withoutCall: notified === 'polled',
     queues: DISK_QUEUES,
     queueSize: random.pick(format === 'split' ? [16, 64, 256] : [16, 37, 256]),
     memory: { size: MEMORY_BYTES, regions, filePerRegion: random.chance(2) },
@@ -76,6 +78,9 @@ function checkNegotiated(driver: VirtioDriver, combination: Combination): void {
     (combination.indirect ? indirectDesc : 0n) |
     (combination.inOrder ? inOrder : 0n);
   const got = driver.features & (ringPacked | eventIdx | indirectDesc | inOrder);
+  const { inbandNotifications } = ProtocolFeature;
+  const inband = (driver.frontend.negotiated.protocol & inbandNotifications) !== 0n;
+  if (inband !== (combination.notified === 'in-band')) throw new Error(`in-band notifications: ${inband}`);
   if (got !== expected) throw new Error(`negotiated 0x${got.toString(16)}, not 0x${expected.toString(16)}`);
 }
 

@@ -28,11 +28,14 @@ export const Request = {
   setConfig: 25,
   getInflightFd: 31,
   resetDevice: 34,
+  vringKick: 35,
   getMaxMemSlots: 36,
   addMemReg: 37,
   remMemReg: 38,
   setStatus: 39,
   getStatus: 40,
+  getSharedObject: 41,
+  getShmemConfig: 44,
 } as const;
 
 export const PROTOCOL_FEATURES = 1n << 30n;
@@ -45,11 +48,16 @@ export const Protocol = {
   mtu: 1n << 4n,
   backendReq: 1n << 5n,
   config: 1n << 9n,
+  backendSendFd: 1n << 10n,
+  hostNotifier: 1n << 11n,
   inflightShmfd: 1n << 12n,
   resetDevice: 1n << 13n,
   inbandNotifications: 1n << 14n,
   configureMemSlots: 1n << 15n,
   status: 1n << 16n,
+  sharedObject: 1n << 18n,
+  gpaAddresses: 1n << 21n,
+  shmem: 1n << 22n,
 } as const;
 /** Bit 8 of the kick, call and err payload. */
 export const NO_FD = 0x100n;

@@ -4,7 +4,7 @@ import { VhostError } from '../../runtime/errors.js';
 import { createFakePlatform } from '../../runtime/platform/fake.js';
 import type { SocketStream } from '../../runtime/platform/platform.js';
 import { BackendChannel, MAX_UNANSWERED } from '../../runtime/vhost-user/backend/backend-channel.js';
-import { Notice } from '../../runtime/vhost-user/backend/notice.js';
+import { Notice } from '../../runtime/vhost-user/notice.js';
 import { NegotiatedFeatures } from '../../runtime/vhost-user/negotiated-features.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { bytes, encodeMessage, RawFrontend, turn, turns, until } from '../support/raw-frontend.js';

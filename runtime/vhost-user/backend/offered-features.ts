@@ -21,14 +21,17 @@ const PROTOCOL_FEATURES =
   ProtocolFeature.configureMemSlots |
   ProtocolFeature.status;
 
+/** Protocol bits that are served and offered only where the back-end's options ask for them; BackendOptions says why. */
+const PROTOCOL_FEATURES_ON_REQUEST = ProtocolFeature.inbandNotifications;
+
 /** Virtio bits offered for a device; `without` takes some of them back. */
 export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
   return (device.features | RING_FEATURES) & ~without;
 }
 
 /** Protocol bits offered for a device: CONFIG only with a configuration space to show, RARP and MTU for what takes them. */
-export function offeredProtocolFeatures(device: VirtioDevice): bigint {
-  let features = PROTOCOL_FEATURES;
+export function offeredProtocolFeatures(device: VirtioDevice, onRequest: bigint): bigint {
+  let features = PROTOCOL_FEATURES | (onRequest & PROTOCOL_FEATURES_ON_REQUEST);
   if (device.config !== undefined) features |= ProtocolFeature.config;
   if (device.announce !== undefined) features |= ProtocolFeature.rarp;
   if (device.setMtu !== undefined) features |= ProtocolFeature.mtu;

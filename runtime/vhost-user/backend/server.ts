@@ -31,6 +31,11 @@ export interface BackendOptions {
   readonly limits?: SessionLimits;
   /** Virtio feature bits that are not offered although device and library could, e.g. packed rings. */
   readonly withoutFeatures?: bigint;
+  /**
+   * Protocol features that are offered only when they are asked for here: INBAND_NOTIFICATIONS, which QEMU accepts without
+   * serving it, and GPA_ADDRESSES, whose bit front-ends on the crate vhost 0.16 take for another's.
+   */
+  readonly withProtocolFeatures?: bigint;
 }
 
 export interface BackendEvents {
@@ -133,7 +138,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   }
 
   #serve(stream: SocketStream): void {
-    const { platform, limits, withoutFeatures } = this.#options;
+    const { platform, limits, withoutFeatures, withProtocolFeatures } = this.#options;
     const session = new BackendSession({
       platform,
       device: this.#device,
@@ -142,6 +147,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
       log: this.#log,
       limits: limits ?? {},
       withoutFeatures: withoutFeatures ?? 0n,
+      withProtocolFeatures: withProtocolFeatures ?? 0n,
     });
     this.#session = session;
     void session.closed.then((reason) => this.#sessionEnded(session, reason));

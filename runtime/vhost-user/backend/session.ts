@@ -2,18 +2,15 @@ import { DeviceError, VhostError, type VhostUserError, type VirtqueueError } fro
 import type { QueueLoop } from '../../device/queue-loop.js';
 import type { DeviceHost, VirtioDevice } from '../../device/virtio-device.js';
 import type { Platform, SocketStream } from '../../platform/platform.js';
-import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
-import type { OwnedFd } from '../fd-bundle.js';
 import { MemorySlots } from '../memory-slots.js';
 import { MessageStream } from '../message-stream.js';
 import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
-import { BackendChannel } from './backend-channel.js';
 import { handlerOf } from './handlers/index.js';
-import { Notice } from './notice.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
+import { OutgoingRequests } from './outgoing-requests.js';
 import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
 
 export type Log = DeviceHost['log'];
@@ -27,6 +24,8 @@ export interface SessionOptions {
   readonly limits: SessionLimits;
   /** Virtio bits that are not offered although device and library could. */
   readonly withoutFeatures: bigint;
+  /** Protocol bits that are offered although they are not by default. */
+  readonly withProtocolFeatures: bigint;
 }
 
 export interface SessionLimits {
@@ -53,20 +52,16 @@ export class BackendSession implements Disposable {
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
   readonly log: Log;
+  /** What the back-end asks of the front-end. */
+  readonly outgoing: OutgoingRequests;
   /** Resolves when the session has ended: null when the front-end left in good order or `end` was called without a reason. */
   readonly closed: Promise<VhostUserError | null>;
   readonly #resolveClosed: (reason: VhostUserError | null) => void;
   readonly #options: SessionOptions;
-  readonly #maxPayload: number;
   readonly #messages: MessageStream;
   readonly #vrings = new Map<number, Vring>();
   #enabledFromStart = false;
   #status = 0;
-  #channel: BackendChannel | null = null;
-  readonly #configurationChange = new Notice(
-    () => (this.#mayTell() ? this.#channel!.request('backendConfigChangeMsg', undefined) : null),
-    (error) => this.#trouble(error),
-  );
   #turns = 0;
   #ended = false;
 
@@ -76,12 +71,20 @@ export class BackendSession implements Disposable {
     this.device = device;
     this.platform = platform;
     this.log = options.log;
-    this.#maxPayload = limits.maxPayload ?? DEFAULT_MAX_PAYLOAD;
+    const maxPayload = limits.maxPayload ?? DEFAULT_MAX_PAYLOAD;
     this.features = new NegotiatedFeatures(
       offeredFeatures(device, options.withoutFeatures),
-      offeredProtocolFeatures(device),
+      offeredProtocolFeatures(device, options.withProtocolFeatures),
     );
     this.memory = new MemorySlots(platform, limits.memorySlots ?? DEFAULT_MEMORY_SLOTS);
+    this.outgoing = new OutgoingRequests({
+      platform,
+      features: this.features,
+      maxPayload,
+      suspended: () => this.suspended,
+      runs: (ring) => isRunning(this.#vrings.get(ring)),
+      log: (level, message, fields) => void (this.#ended || this.log(level, message, fields)),
+    });
     let resolveClosed!: (reason: VhostUserError | null) => void;
     this.closed = new Promise((resolve) => (resolveClosed = resolve));
     this.#resolveClosed = resolveClosed;
@@ -91,7 +94,7 @@ export class BackendSession implements Disposable {
       stream: options.stream,
       socket: 'main',
       receives: 'requests',
-      maxPayload: this.#maxPayload,
+      maxPayload,
       onMessage: (message) => dispatcher.handle(message),
       onEnd: (error) => this.end(error),
     });
@@ -108,7 +111,7 @@ export class BackendSession implements Disposable {
   start(): void {
     try {
       this.device.attach?.({
-        configurationChanged: () => this.#configurationChanged(),
+        configurationChanged: () => void (this.#ended || this.outgoing.configurationChanged()),
         log: this.log,
       });
     } catch (cause) {
@@ -124,7 +127,7 @@ export class BackendSession implements Disposable {
     this.#ended = true;
     for (const vring of this.#vrings.values()) vring.close();
     this.#vrings.clear();
-    this.#channel?.close();
+    this.outgoing.close();
     this.#messages.close();
     this.memory[Symbol.dispose]();
     this.#resetDevice();
@@ -157,6 +160,7 @@ export class BackendSession implements Disposable {
           memory: this.memory,
           onBroken: (broken, error) => this.#ringBroke(broken, error),
           onTurn: () => this.#turned(),
+          signalInband: (ring, what) => this.outgoing.signalInband(ring, what),
           log: this.log,
         },
         this.#enabledFromStart,
@@ -224,56 +228,17 @@ export class BackendSession implements Disposable {
     this.#status = status & ~DeviceStatus.deviceNeedsReset;
   }
 
-  /** SET_BACKEND_REQ_FD: takes the fd over. A channel that was there before is closed. */
-  openChannel(fd: OwnedFd): void {
-    const socket = this.platform.adoptSocket(fd.fd);
-    fd.release();
-    if (socket.kind === 'listener') {
-      socket.close();
-      throw new VhostError('ERR_VHOST_FDS', 'expected a connected socket, got a listening one');
-    }
-    this.#channel?.close();
-    this.#channel = new BackendChannel({
-      platform: this.platform,
-      stream: socket,
-      maxPayload: this.#maxPayload,
-      features: this.features,
-      onEnd: (error) => this.#trouble(error),
-    });
-    this.tellChanges();
-  }
-
-  /** The way to send the front-end requests; null while there is none. */
-  get channel(): BackendChannel | null {
-    return this.#channel === null || this.#channel.closed ? null : this.#channel;
-  }
-
   /** While every ring is stopped the device is suspended: nothing may be sent over the channel then. */
   get suspended(): boolean {
-    for (const vring of this.#vrings.values()) if (vring.started || vring.host !== null) return false;
-    return true;
+    return !Array.from(this.#vrings.values()).some(isRunning);
   }
 
   /** Tells what had to wait for a running ring or for the channel. */
   tellChanges(): void {
-    this.#configurationChange.retry();
+    this.outgoing.retry();
   }
 
   // --- inside
-
-  #configurationChanged(): void {
-    if (this.#ended || !this.features.hasProtocol(ProtocolFeature.config | ProtocolFeature.backendReq))
-      return;
-    this.#configurationChange.tell();
-  }
-
-  #mayTell(): boolean {
-    return this.channel !== null && !this.suspended;
-  }
-
-  #trouble(error: VhostUserError): void {
-    if (!this.#ended) this.log('warn', error.message, { code: error.code, error });
-  }
 
   #ringBroke(vring: Vring, error: VirtqueueError): void {
     this.log('error', error.message, { ring: vring.index, code: error.code, error });
@@ -304,4 +269,9 @@ export class BackendSession implements Disposable {
       this.log('error', 'the device failed to reset', { error });
     }
   }
+}
+
+/** Started and not stopped yet. */
+function isRunning(vring: Vring | undefined): boolean {
+  return vring !== undefined && (vring.started || vring.host !== null);
 }

@@ -4,7 +4,7 @@ import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import type { MessageOrder } from './negotiation.js';
 import type { RequestChannel } from './request-channel.js';
-import type { FrontendVring } from './vring.js';
+import type { FrontendVring, NotificationMeans } from './vring.js';
 
 /** Options of a request that a signal may bound. */
 export function bounded(signal: AbortSignal | undefined): { signal?: AbortSignal } {
@@ -32,19 +32,21 @@ export async function announceRegion(
   await channel.request('addMemReg', { region }, { ...bounded(signal), fds: [shared.fd] });
 }
 
-/** An eventfd of a ring, or that there is none. */
+/** An eventfd of a ring, or that there is none. Nothing when the ring is notified in-band. */
 export async function announceFd(
   channel: RequestChannel,
   name: 'setVringKick' | 'setVringCall' | 'setVringErr',
   index: number,
   fd: number,
+  means: NotificationMeans,
   signal: AbortSignal | undefined,
 ): Promise<void> {
+  if (means === 'inband') return;
   if (fd < 0) await channel.request(name, BigInt(index) | VringFdFlag.noFd, bounded(signal));
   else await channel.request(name, BigInt(index), { ...bounded(signal), fds: [fd] });
 }
 
-/** NUM, BASE, ADDR, ERR, and KICK, which starts the ring; CALL in the place that the order gives it. */
+/** NUM, BASE, ADDR, ERR, and a kick fd or a kick, which starts the ring; CALL in the place that the order gives it. */
 export async function announceVring(
   channel: RequestChannel,
   memory: SharedMemory,
@@ -53,7 +55,7 @@ export async function announceVring(
   signal: AbortSignal | undefined,
 ): Promise<void> {
   const pass = bounded(signal);
-  const { index } = vring;
+  const { index, notifications: means } = vring;
   const { size, areas } = vring.setup!;
   // An IOVA (a guest address here) behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
   const { features } = channel;
@@ -61,7 +63,7 @@ export async function announceVring(
     features.has(VirtioFeature.accessPlatform) || features.hasProtocol(ProtocolFeature.gpaAddresses);
   const address = (place: { window: number; offset: number }): bigint =>
     byGuest ? memory.guestAddress(place) : memory.userAddress(place);
-  if (order !== 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
+  if (order !== 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, means.call, signal);
   await channel.request('setVringNum', { index, num: size }, pass);
   await channel.request('setVringBase', { index, num: vring.base }, pass);
   await channel.request(
@@ -76,7 +78,8 @@ export async function announceVring(
     },
     pass,
   );
-  if (vring.errFd >= 0) await announceFd(channel, 'setVringErr', index, vring.errFd, signal);
-  await announceFd(channel, 'setVringKick', index, vring.kickFd, signal);
-  if (order === 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
+  if (vring.errFd >= 0) await announceFd(channel, 'setVringErr', index, vring.errFd, means.err, signal);
+  await announceFd(channel, 'setVringKick', index, vring.kickFd, means.kick, signal);
+  if (means.kick === 'inband') await channel.request('vringKick', { index, num: 0 }, pass);
+  if (order === 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, means.call, signal);
 }

@@ -6,10 +6,12 @@ import type {
   FrontendRequestName,
   FrontendRequests,
 } from '../../../generated/vhost-user/frontend-requests.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { bounded } from './announce.js';
 import { defaultBackendHandlers } from './backend-handlers.js';
 import { BackendRequestServer } from './backend-requests.js';
 import type { BackendSource } from './connections.js';
+import { type FeatureFilter, SUPPORTED_PROTOCOL_FEATURES } from './feature-filter.js';
 import type { Frontend } from './frontend.js';
 import type { FrontendEvents, FrontendOptions } from './frontend-options.js';
 import { type Negotiated, negotiate } from './negotiation.js';
@@ -112,13 +114,21 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
     this.close();
   }
 
+  /** With the protocol features that an option asks for. */
+  get #filter(): FeatureFilter {
+    const { features, inbandNotifications } = this.options;
+    let protocol = features.protocol ?? SUPPORTED_PROTOCOL_FEATURES;
+    if (inbandNotifications === true) protocol |= ProtocolFeature.inbandNotifications;
+    return { ...features, protocol };
+  }
+
   /** Tells a back-end everything: the first one up to its features and memory, a later one also of the rings. */
   async #take(stream: SocketStream, signal: AbortSignal | undefined): Promise<void> {
     const channel = new RequestChannel(this.platform, stream);
     try {
       const first = this.#negotiated === null;
       this.#negotiated = await negotiate(channel, {
-        filter: this.options.features,
+        filter: this.#filter,
         order: this.options.order ?? 'virtio-user',
         openBackendChannel: (bound) => this.#openBackendChannel(channel, bound),
         earlyCalls: (queueCount, bound) => this.earlyCalls(channel, queueCount, bound),

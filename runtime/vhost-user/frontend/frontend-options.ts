@@ -21,6 +21,8 @@ export interface FrontendOptions {
   readonly order?: MessageOrder;
   /** Serves the back-end's requests; those that are missing are served or refused by the front-end itself. */
   readonly handlers?: BackendRequestMap<Frontend>;
+  /** Notify by messages instead of eventfds where the back-end can (INBAND_NOTIFICATIONS). */
+  readonly inbandNotifications?: boolean;
   /** Give the back-end no kick fds: it polls. */
   readonly withoutKick?: boolean;
   /** Give it no call fds: the driver polls. */

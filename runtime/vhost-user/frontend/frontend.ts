@@ -6,6 +6,7 @@ import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
 import { announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
+import { Notice } from '../notice.js';
 import { BackendLink } from './backend-link.js';
 import {
   type BackendSource,
@@ -38,6 +39,7 @@ export type { ConnectOptions, FrontendEvents, FrontendOptions } from './frontend
 export class Frontend extends BackendLink {
   protected readonly self = this;
   readonly #vrings = new Map<number, FrontendVring>();
+  readonly #inbandKicks = new Map<number, Notice>();
   #driverOk = false;
 
   /** Connects to a listening back-end and negotiates. `reconnect` connects again, with `retry`, when it is gone. */
@@ -114,6 +116,8 @@ export class Frontend extends BackendLink {
       vring.started = false;
       vring.base = state.num;
       bases.push(state.num);
+      // A stopped back-end sends nothing, so the last call may not have come.
+      if (vring.notifications.call === 'inband') vring.called();
     }
     return bases;
   }
@@ -139,11 +143,7 @@ export class Frontend extends BackendLink {
     const vring = this.#vrings.get(index);
     if (vring === undefined) return;
     if (vring.kickFd >= 0) this.platform.signalEventFd(vring.kickFd);
-    else if (this.#inband && this.connected) {
-      this.request('vringKick', { index, num: 0 }, { needReply: false }).catch((error: unknown) =>
-        this.emit('trouble', error as VhostError),
-      );
-    }
+    else if (vring.notifications.kick === 'inband') this.#inbandKick(index).tell();
   }
 
   // --- memory
@@ -240,7 +240,7 @@ export class Frontend extends BackendLink {
     const inband = channel.features.hasProtocol(ProtocolFeature.inbandNotifications);
     for (let index = 0; index < count; index++) {
       const vring = this.#vring(index, inband);
-      await announceFd(channel, 'setVringCall', index, vring.callFd, signal);
+      await announceFd(channel, 'setVringCall', index, vring.callFd, vring.notifications.call, signal);
     }
   }
 
@@ -317,14 +317,29 @@ export class Frontend extends BackendLink {
       throw new VhostError('ERR_VHOST_STATE', `rings have indexes 0 to 255, not ${index}`);
     }
     const { withoutKick = false, withoutCall = false } = this.options;
+    const means = inband ? 'inband' : 'eventfd';
     vring = new FrontendVring(
       this.platform,
       index,
-      { kick: !withoutKick && !inband, call: !withoutCall && !inband, err: !inband },
+      { kick: withoutKick ? 'none' : means, call: withoutCall ? 'none' : means, err: means },
       (error) => this.emit('trouble', error),
     );
     this.#vrings.set(index, vring);
     return vring;
+  }
+
+  /** Kicks while one is under way are one more after it: a back-end that does not read gets no heap of them. */
+  #inbandKick(index: number): Notice {
+    let kick = this.#inbandKicks.get(index);
+    if (kick === undefined) {
+      kick = new Notice(
+        () => (this.connected ? this.request('vringKick', { index, num: 0 }) : null),
+        // What waits when a back-end goes is kicked again at the next one.
+        (error) => void (this.connected && this.emit('trouble', error)),
+      );
+      this.#inbandKicks.set(index, kick);
+    }
+    return kick;
   }
 
   #has(mask: bigint): boolean {

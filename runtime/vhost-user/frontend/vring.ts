@@ -23,13 +23,13 @@ export interface VringSetup {
   readonly restore?: () => number;
 }
 
-/** What a ring notifies with. */
+/** What a ring notifies with: an eventfd, a message, or nothing, when the other side polls. */
+export type NotificationMeans = 'eventfd' | 'inband' | 'none';
+
 export interface Notifications {
-  /** false: no kick fd, the back-end polls or is told in-band. */
-  readonly kick: boolean;
-  /** false: no call fd, the driver polls or is told in-band. */
-  readonly call: boolean;
-  readonly err: boolean;
+  readonly kick: NotificationMeans;
+  readonly call: NotificationMeans;
+  readonly err: NotificationMeans;
 }
 
 /** One ring in the front-end: its eventfds, and what has to be said again to a new back-end. */
@@ -39,6 +39,7 @@ export class FrontendVring implements Disposable {
   readonly kickFd: number;
   readonly callFd: number;
   readonly errFd: number;
+  readonly notifications: Notifications;
   readonly #platform: Platform;
   #setup: VringSetup | null = null;
   #closed = false;
@@ -58,9 +59,10 @@ export class FrontendVring implements Disposable {
   ) {
     this.#platform = platform;
     this.index = index;
+    this.notifications = notifications;
     const made: number[] = [];
-    const create = (wanted: boolean): number => {
-      if (!wanted) return -1;
+    const create = (means: NotificationMeans): number => {
+      if (means !== 'eventfd') return -1;
       made.push(platform.createEventFd());
       return made.at(-1)!;
     };

@@ -212,15 +212,56 @@ test('without eventfds the no-fd bit is sent, and the rings are polled', async (
 test('in-band notifications replace the eventfds, kicks and calls are messages', async () => {
   const protocol =
     ProtocolFeature.replyAck | ProtocolFeature.backendReq | ProtocolFeature.inbandNotifications;
-  const features = { supported: VirtioFeature.version1, protocol };
-  await speak({ getProtocolFeatures: bytes(protocol) }, { features }, async (frontend, backend) => {
+  const answers = { getProtocolFeatures: bytes(protocol) };
+  await speak(answers, { inbandNotifications: true }, async (frontend, backend) => {
     await startTwo(frontend);
     await turns(5);
-    assert.equal(backend.names.slice(-2), ['vringKick', 'vringKick']);
+    // Two start the rings, two kick them.
+    assert.equal(
+      backend.names.filter((name) => name.startsWith('vring')),
+      ['vringKick!', 'vringKick!', 'vringKick!', 'vringKick!'],
+    );
     frontend.kick(1);
     await turns(5);
     assert.equal(backend.last('vringKick').payload, bytes(1, 0));
-    assert.not(backend.names.includes('setVringErr!'));
+    for (const name of ['setVringKick!', 'setVringCall!', 'setVringErr!']) {
+      assert.not(backend.names.includes(name), name);
+    }
+  });
+});
+
+test('in-band kicks are used only where they are asked for and offered', async () => {
+  const { replyAck, backendReq, inbandNotifications } = ProtocolFeature;
+  const both = replyAck | backendReq;
+  for (const [offered, inband] of [
+    [both | inbandNotifications, false],
+    [both, true],
+  ] as const) {
+    const options = { inbandNotifications: inband };
+    await speak({ getProtocolFeatures: bytes(offered) }, options, async (frontend, backend) => {
+      await startTwo(frontend);
+      assert.equal(backend.last('setProtocolFeatures').payload, bytes(both));
+      assert.is(backend.last('setVringKick').fds.length, 1);
+      assert.not(backend.names.includes('vringKick!'));
+    });
+  }
+});
+
+test('a back-end that answers no in-band kick gets one more for a thousand', async () => {
+  const { replyAck, backendReq, inbandNotifications } = ProtocolFeature;
+  const answers = { getProtocolFeatures: bytes(replyAck | backendReq | inbandNotifications) };
+  await speak(answers, { inbandNotifications: true }, async (frontend, backend) => {
+    await startTwo(frontend);
+    await turns(5);
+    backend.answers.vringKick = null;
+    const before = backend.names.length;
+    for (let i = 0; i < 1000; i++) frontend.kick(0);
+    await turns(5);
+    assert.is(backend.names.length, before + 1);
+    delete backend.answers.vringKick;
+    backend.reply('vringKick', bytes(0n));
+    await turns(5);
+    assert.is(backend.names.length, before + 2);
   });
 });
 

@@ -37,6 +37,6 @@ export const configHandlers: Handlers<'getConfig' | 'setConfig' | 'setBackendReq
     using fd = fds.take()!;
     const kind = session.platform.fdKind(fd.fd);
     if (kind !== 'socket') throw new VhostError('ERR_VHOST_FDS', `expected a socket, got a ${kind}`);
-    session.openChannel(fd);
+    session.outgoing.open(fd);
   },
 };

@@ -1,3 +1,5 @@
+import type { VhostError } from '../../../errors.js';
+import { ProtocolFeature } from '../../../../generated/vhost-user/protocol-features.js';
 import type { Handlers } from './handler-map.js';
 
 /** What each side can do, and who owns the session. */
@@ -13,7 +15,15 @@ export const featureHandlers: Handlers<
   getFeatures: (session) => session.features.offered,
   setFeatures: (session, word) => session.setFeatures(word),
   getProtocolFeatures: (session) => session.features.offeredProtocol,
-  setProtocolFeatures: (session, word) => session.features.acceptProtocol(word),
+  setProtocolFeatures: (session, word) => {
+    try {
+      session.features.acceptProtocol(word);
+    } catch (error) {
+      // "Otherwise the back-end must close the connection": a front-end whose kicks would go nowhere.
+      if ((word & ProtocolFeature.inbandNotifications) !== 0n) session.end(error as VhostError);
+      throw error;
+    }
+  },
   getQueueNum: (session) => BigInt(session.device.queueCount),
 
   // The connection is the ownership.

@@ -5,6 +5,7 @@ import type { BackendSession } from '../session.js';
 import { configHandlers } from './config.js';
 import { featureHandlers } from './features.js';
 import type { Handlers } from './handler-map.js';
+import { inbandHandlers } from './inband.js';
 import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
 import { refusedHandlers } from './refused.js';
@@ -16,6 +17,7 @@ const handlers: Handlers = {
   ...featureHandlers,
   ...memoryHandlers,
   ...vringHandlers,
+  ...inbandHandlers,
   ...configHandlers,
   ...statusHandlers,
   ...networkHandlers,

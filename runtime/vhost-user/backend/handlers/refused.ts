@@ -23,7 +23,6 @@ export const refusedHandlers: Handlers<
   | 'getInflightFd'
   | 'setInflightFd'
   | 'gpuSetSocket'
-  | 'vringKick'
   | 'getSharedObject'
   | 'setDeviceStateFd'
   | 'checkDeviceState'
@@ -44,7 +43,6 @@ export const refusedHandlers: Handlers<
   postcopyEnd: refuse(NOT_OFFERED),
   getInflightFd: refuse(NOT_OFFERED),
   setInflightFd: refuse(NOT_OFFERED),
-  vringKick: refuse(NOT_OFFERED),
   getSharedObject: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
   checkDeviceState: refuse(NOT_OFFERED),

@@ -1,4 +1,4 @@
-import type { VhostUserError } from '../../errors.js';
+import type { VhostUserError } from '../errors.js';
 
 /**
  * Something the front-end is told again and again: that the configuration changed, that a ring was used. One message of it
