@@ -44,6 +44,7 @@ export class PlatformError extends VhostUserError<PlatformErrorCode> {
 export type GuestMemoryErrorCode =
   | 'ERR_GUEST_MEMORY_REGION' // a region is empty, wraps, overlaps or is longer than its file
   | 'ERR_GUEST_MEMORY_LIMIT' // more regions or slots than allowed
+  | 'ERR_GUEST_MEMORY_LOG' // a dirty log is empty, wraps or is longer than its file
   | 'ERR_GUEST_MEMORY_UNMAPPED' // an address range lies outside every region
   | 'ERR_GUEST_MEMORY_LOST'; // the front-end truncated the file below a mapping
 
@@ -61,6 +62,7 @@ export type VirtqueueErrorCode =
   | 'ERR_VIRTQ_INDIRECT' // a bad indirect table
   | 'ERR_VIRTQ_ADDRESS' // a buffer outside guest memory
   | 'ERR_VIRTQ_MEMORY_LOST' // ring memory vanished while the ring ran
+  | 'ERR_VIRTQ_LOG' // a page was written that the dirty log does not reach
   | 'ERR_VIRTQ_DEVICE' // the device failed while it served the queue; the cause says how
   | 'ERR_VIRTQ_HANDLE' // the device completed a chain that is not in flight
   | 'ERR_VIRTQ_USED'; // more bytes reported as written than are writable; driver side: also a chain never issued, or returned twice

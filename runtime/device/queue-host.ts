@@ -7,6 +7,7 @@ import type {
   VirtqueueMemory,
   VirtqueueState,
 } from '../virtqueue/device-virtqueue.js';
+import type { VirtqueueLog } from '../virtqueue/virtqueue-log.js';
 import { segmentCapacity } from './chain-queue.js';
 import type { DeviceQueue } from './device-queue.js';
 import type { LoopQueue, QueueLoop } from './queue-loop.js';
@@ -133,6 +134,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     if (this.#ended) return;
     this.#whenQuiet = action;
     this.#refresh();
+    this.#yield();
     this.#settle();
   }
 
@@ -165,6 +167,15 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   /** Points the ring at another memory map; only from the action of `whenQuiet`. Throws VirtqueueError. */
   rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
     this.#virtqueue.rebind(memory, areas);
+  }
+
+  /**
+   * Begins, changes or ends (null) the logging of the ring's writes; see DeviceVirtqueue.setLog. For `covered` the device gives
+   * back what it only keeps in hand.
+   */
+  setLog(log: VirtqueueLog | null, covered?: () => void): void {
+    this.#virtqueue.setLog(log, covered);
+    if (covered !== undefined) this.#yield();
   }
 
   /** Whether the ring has no kick fd now. */
@@ -230,7 +241,8 @@ export class QueueHost implements DeviceQueue, LoopQueue {
 
   commit(): void {
     // A ring that must stay closed may have lost its memory, and nothing of it is in flight.
-    if (this.#detached !== null || this.#stayClosed || this.#virtqueue.broken !== null) return;
+    if (this.#detached !== null || this.#stayClosed) return;
+    if (this.#virtqueue.broken !== null) return this.#reportBroken();
     this.#virtqueue.publish();
     if (this.#virtqueue.needsCall()) this.#options.call();
     // What is taken outside of a turn (receive buffers for packets that came) is bounded from one commit to the next.
@@ -332,6 +344,11 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.#refresh();
     this.#options.loop.remove(this);
     if (this.#started) this.#guard(() => this.#options.device.stopQueue?.(this));
+  }
+
+  /** Has the device give back what it only keeps in hand: nothing that waits for a quiet ring should wait for the driver. */
+  #yield(): void {
+    if (this.#started && !this.#ended) this.#guard(() => this.#options.device.yieldQueue?.(this));
   }
 
   /** Goes on with what waits for the in-flight chains, once there are none. */

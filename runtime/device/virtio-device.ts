@@ -41,6 +41,11 @@ export interface VirtioDevice {
    * then (vhost-user, "Ring states"). Without it they stay where they are.
    */
   discardsDisabled?(index: number): boolean;
+  /**
+   * Chains are waited for that the queue has in flight. A device completes at once, with nothing written, what it only keeps in
+   * hand for later; work under way goes on.
+   */
+  yieldQueue?(queue: DeviceQueue): void;
   /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */
   stopQueue?(queue: DeviceQueue): void;
   /** Network devices: has the network learn that the address `mac`, six bytes, is here now (SEND_RARP). */

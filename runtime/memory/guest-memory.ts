@@ -155,6 +155,21 @@ export class GuestMemory implements Disposable {
   }
 
   /** Keeps the snapshot's mappings while native work or an in-flight chain still points into them. */
+  /**
+   * Guest-physical address of the first byte of each window, by window; NaN for windows that are none of this memory's.
+   * The dirty log goes by it, also where descriptors hold other addresses (ACCESS_PLATFORM).
+   */
+  windowAddresses(): Float64Array {
+    const ends = this.regions.map(({ mapping }) => mapping.firstWindow + mapping.windowCount);
+    const addresses = new Float64Array(Math.max(0, ...ends)).fill(NaN);
+    for (const { description, mapping } of this.regions) {
+      for (let step = 0; step < mapping.windowCount; step++) {
+        addresses[mapping.firstWindow + step] = Number(description.guestAddress) + step * WINDOW_STRIDE;
+      }
+    }
+    return addresses;
+  }
+
   retain(): this {
     checkHeld(this.#holders);
     this.#holders++;

@@ -1,18 +1,19 @@
-import { GuestMemoryError, VhostError, VirtqueueError } from '../errors.js';
+import { VhostError, VirtqueueError } from '../errors.js';
 import { QueueHost } from '../device/queue-host.js';
 import type { QueueLoop } from '../device/queue-loop.js';
 import type { VirtioDevice } from '../device/virtio-device.js';
+import type { DirtyWriter } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { Watch } from '../platform/platform.js';
 import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
 import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
-import { PackedEventSuppress } from '../../generated/virtio/packed-virtqueue.js';
-import { VirtqAvail, VirtqDesc, VirtqUsed } from '../../generated/virtio/split-virtqueue.js';
 import type { OwnedFd } from './fd-bundle.js';
 import type { MemorySlots } from './memory-slots.js';
 import type { NegotiatedFeatures } from './negotiated-features.js';
+import { areasOf, checkAlignment, sameAreas, unmapped } from './ring-areas.js';
+import { type BoundRing, ringLog } from './ring-log.js';
 import { decodeBase, encodeBase } from './vring-base.js';
 import { VringSignals, type VringSignalsContext } from './vring-signals.js';
 
@@ -22,6 +23,8 @@ export interface VringContext extends VringSignalsContext {
   readonly loop: QueueLoop;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
+  /** Where writes are marked while LOG_ALL is accepted. */
+  readonly dirtyLogging: DirtyWriter;
   /** The ring broke; its err fd was signalled already. */
   readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
   readonly onTurn: () => void;
@@ -63,8 +66,10 @@ export class Vring {
   #polled = false;
   #watch: Watch | null = null;
   #host: QueueHost | null = null;
-  /** The memory that the live ring is bound to, held. */
-  #memory: GuestMemory | null = null;
+  /** What the live ring is bound to; the memory is held. */
+  #bound: BoundRing | null = null;
+  /** Waits for the last chain that was taken before logging began. */
+  #covered: (() => void) | null = null;
 
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
@@ -104,17 +109,23 @@ export class Vring {
    * migration starts or ends. Addresses that are not aligned are refused whatever the ring does, and those before stay.
    */
   setAddresses(addresses: VringAddress): void {
-    this.#checkAlignment(addresses);
+    checkAlignment(addresses, this.#format());
     const before = this.#addresses;
     this.#addresses = addresses;
     if (this.#host === null) {
       this.#goLive(false);
       return;
     }
+    // Only how it is logged: chains that are in flight are to be logged like this as well.
+    if (this.#bound !== null && sameAreas(this.#bound.addresses, addresses)) {
+      this.#bound = { ...this.#bound, addresses };
+      this.#setLog(this.#host);
+      return;
+    }
     const memory = this.#context.memory.current;
     if (memory !== null && this.#areas(memory) === null) {
       this.#addresses = before;
-      throw this.#unmapped(addresses);
+      throw unmapped(addresses, this.#size);
     }
     this.memoryChanged();
   }
@@ -218,6 +229,16 @@ export class Vring {
     }
   }
 
+  /** LOG_ALL came or went. Resolves when whatever is written from then on is logged, or nothing is. */
+  loggingChanged(): Promise<void> {
+    const host = this.#host;
+    if (host === null || host.broken !== null) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#covered = resolve;
+      this.#setLog(host, resolve);
+    });
+  }
+
   /** The connection ends: closes everything at once. Memory is held on until no chain in flight lies in it. */
   close(): void {
     this.#started = false;
@@ -239,7 +260,7 @@ export class Vring {
     if (this.#size === 0 || addresses === null || memory === null) return;
     const areas = this.#areas(memory);
     if (areas === null) {
-      if (demand) throw this.#unmapped(addresses);
+      if (demand) throw unmapped(addresses, this.#size);
       return;
     }
     const format = this.#format();
@@ -258,7 +279,7 @@ export class Vring {
       },
       platform.windows,
     );
-    this.#memory = memory.retain();
+    this.#bound = { memory: memory.retain(), areas, addresses };
     const host = new QueueHost({
       virtqueue,
       device,
@@ -268,11 +289,13 @@ export class Vring {
       call: () => this.#signals.signal('call'),
       onBroken: (error) => {
         this.#signals.signal('err');
+        this.#covered?.();
         this.#context.onBroken(this, error);
       },
       onTurn: this.#context.onTurn,
     });
     this.#host = host;
+    this.#setLog(host);
     this.#baseBeforeReset = null;
     try {
       this.#watchKick(host);
@@ -288,19 +311,27 @@ export class Vring {
   #rebind(): boolean {
     const memory = this.#context.memory.current;
     const areas = memory === null ? null : this.#areas(memory);
-    const before = this.#memory;
-    this.#memory = null;
+    const before = this.#bound;
+    this.#bound = null;
     try {
       if (memory === null || areas === null) return false;
       this.#host?.rebind(memory, areas);
-      this.#memory = memory.retain();
+      this.#bound = { memory: memory.retain(), areas, addresses: this.#addresses! };
+      if (this.#host !== null) this.#setLog(this.#host);
       return true;
     } catch (error) {
       this.#host?.break(asVirtqueueError(this.index, error));
       return false;
     } finally {
-      before?.release();
+      before?.memory.release();
     }
+  }
+
+  /** Has the ring log its writes, or not, as LOG_ALL and its addresses say. */
+  #setLog(host: QueueHost, covered?: () => void): void {
+    const { features, dirtyLogging } = this.#context;
+    const bound = features.has(VirtioFeature.vhostLogAll) ? this.#bound : null;
+    host.setLog(bound === null ? null : ringLog(dirtyLogging, features.accepted, bound), covered);
   }
 
   #format(): 'split' | 'packed' {
@@ -320,37 +351,8 @@ export class Vring {
     };
   }
 
-  /** Where the ring's areas are; null when one does not lie in one region. Addresses are the front-end's own. */
   #areas(memory: GuestMemory): VirtqueueAreas | null {
-    const { descriptor, available, used } = this.#addresses!;
-    const [driverLength, deviceLength] =
-      this.#format() === 'packed' ? [4, 4] : [6 + 2 * this.#size, 6 + 8 * this.#size];
-    const areas = {
-      descriptor: memory.translateUser(descriptor, 16 * this.#size),
-      driver: memory.translateUser(available, driverLength),
-      device: memory.translateUser(used, deviceLength),
-    };
-    if (areas.descriptor === null || areas.driver === null || areas.device === null) return null;
-    return { descriptor: areas.descriptor, driver: areas.driver, device: areas.device };
-  }
-
-  /** virtio 1.4, 2.7 and 2.8. Regions start aligned, so an area is where its user address is. */
-  #checkAlignment({ descriptor, available, used }: VringAddress): void {
-    const [driver, device] =
-      this.#format() === 'packed'
-        ? [PackedEventSuppress.align, PackedEventSuppress.align]
-        : [VirtqAvail.align, VirtqUsed.align];
-    for (const [area, address, alignment] of [
-      ['descriptor', descriptor, VirtqDesc.align],
-      ['available', available, driver],
-      ['used', used, device],
-    ] as const) {
-      if (address % BigInt(alignment) === 0n) continue;
-      throw this.#payload(
-        `a multiple of ${alignment} as user address of its ${area} area`,
-        `0x${address.toString(16)}`,
-      );
-    }
+    return areasOf(this.#addresses!, this.#format(), this.#size, memory);
   }
 
   #watchKick(host: QueueHost): void {
@@ -370,9 +372,10 @@ export class Vring {
 
   /** Lets go of a host that is not this ring's any more, and of its memory once no chain in flight lies there. */
   #leave(host: QueueHost): void {
-    const memory = this.#memory;
-    this.#memory = null;
-    host.detach(() => memory?.release());
+    const bound = this.#bound;
+    this.#bound = null;
+    this.#covered?.();
+    host.detach(() => bound?.memory.release());
   }
 
   #mustNotRun(what: string): void {
@@ -382,15 +385,6 @@ export class Vring {
 
   #payload(expected: string, got: string): VhostError {
     return new VhostError('ERR_VHOST_PAYLOAD', `ring ${this.index}: expected ${expected}, got ${got}`);
-  }
-
-  #unmapped(addresses: VringAddress): GuestMemoryError {
-    const { descriptor, available, used } = addresses;
-    const hex = [descriptor, available, used].map((address) => `0x${address.toString(16)}`).join(', ');
-    return new GuestMemoryError(
-      'ERR_GUEST_MEMORY_UNMAPPED',
-      `ring ${this.index}, ${this.#size} entries: its areas at user addresses ${hex} do not lie in memory regions`,
-    );
   }
 }
 

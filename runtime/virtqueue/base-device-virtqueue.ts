@@ -12,6 +12,7 @@ import type {
 import { VirtqueueError } from '../errors.js';
 import { AddressMap } from './address-map.js';
 import { CompletionOrder } from './completion-order.js';
+import { ChainLog, type VirtqueueLog } from './virtqueue-log.js';
 
 /** 1 MiB. Longer buffers cost more to move than the thorough walk takes. */
 const PLAIN_LENGTH_MAX = 0x10_0000;
@@ -54,6 +55,8 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected tableSpan = 0;
   protected chainsInFlight = 0;
   protected readonly order: CompletionOrder | null;
+  /** Set while writes are logged. No hot loop looks at it: once for a drain, a batch of completions, a publish. */
+  protected log: ChainLog | null = null;
   /** One area for each window that holds a part of the ring. */
   #areas: readonly RingArea[] = [];
   #mappings: readonly Mapping[] = [];
@@ -129,6 +132,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.counters.chains += row;
     this.counters.segments += this.segmentRow;
     if (this.order !== null) for (let i = 0; i < row; i++) this.order.take(batch.chains[i * 4]!);
+    if (this.log !== null) this.log.taken(batch, row);
     return row;
   }
 
@@ -144,6 +148,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
       const done = this.useRows(batch, count);
       this.chainsInFlight -= done;
       this.counters.completed += done;
+      if (this.log !== null) this.#logRows(this.log, batch, done);
       this.publish();
       if (done < count) this.#check(batch.chains[done * 4]!, batch.written[done]!);
     } else {
@@ -170,6 +175,15 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.map = new AddressMap(memory, this.windows);
     this.span = 0;
     this.tableSpan = 0;
+  }
+
+  setLog(log: VirtqueueLog | null, covered?: () => void): void {
+    if (log === null) this.log = null;
+    else if (this.log === null) this.log = new ChainLog(log, this.book);
+    else this.log.configure(log);
+    if (covered === undefined) return;
+    if (this.log === null) covered();
+    else this.log.whenCovered(covered);
   }
 
   /** Notes a chain in the book. */
@@ -203,6 +217,28 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.use(handle, written);
     this.chainsInFlight--;
     this.counters.completed++;
+    if (this.log !== null) this.#logUsed(this.log, handle);
+  }
+
+  #logRows(log: ChainLog, batch: ChainBatch, rows: number): void {
+    for (let row = 0; row < rows; row++) this.#logUsed(log, batch.chains[row * 4]!);
+  }
+
+  #logUsed(log: ChainLog, handle: number): void {
+    log.used(handle);
+    this.checkLog(log);
+  }
+
+  /** A write that cannot be logged would be lost in a migration: the driver is not told of it. */
+  protected checkLog(log: ChainLog): void {
+    if (!log.lost || this.#broken !== null) return;
+    this.break(
+      new VirtqueueError(
+        'ERR_VIRTQ_LOG',
+        this.index,
+        'guest memory was written that the dirty log does not reach',
+      ),
+    );
   }
 
   /** Throws when the chain is not in flight, or when more is reported than it can take. */

@@ -1,5 +1,6 @@
 import type { VirtqueueError } from '../errors.js';
 import type { ChainBatch } from './chain-batch.js';
+import type { VirtqueueLog } from './virtqueue-log.js';
 
 /**
  * The device's side of a virtqueue. `SplitDeviceVirtqueue` and `PackedDeviceVirtqueue` implement it; which one is
@@ -38,6 +39,11 @@ export interface DeviceVirtqueue {
   state(): VirtqueueState;
   /** Points the queue at the same ring in a new memory map. The caller has seen to it that nothing is being drained. */
   rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void;
+  /**
+   * Begins, changes or ends (null) the logging of writes to guest memory, at any time. Chains that are in flight when it begins
+   * are not logged; `covered` is told when the last of them that may write is completed, at once if there is none.
+   */
+  setLog(log: VirtqueueLog | null, covered?: () => void): void;
   /** Latches `broken` from outside (memory lost, device failed). */
   break(error: VirtqueueError): void;
 }

@@ -169,6 +169,7 @@ export class Conversation {
 
 export const ALL_PROTOCOL =
   Protocol.mq |
+  Protocol.logShmfd |
   Protocol.replyAck |
   Protocol.backendReq |
   Protocol.config |

@@ -9,6 +9,7 @@ export const Request = {
   resetOwner: 4,
   setMemTable: 5,
   setLogBase: 6,
+  setLogFd: 7,
   setVringNum: 8,
   setVringAddr: 9,
   setVringBase: 10,
@@ -39,10 +40,12 @@ export const Request = {
 } as const;
 
 export const PROTOCOL_FEATURES = 1n << 30n;
+export const LOG_ALL = 1n << 26n;
 export const VERSION_1 = 1n << 32n;
 export const RING_PACKED = 1n << 34n;
 export const Protocol = {
   mq: 1n << 0n,
+  logShmfd: 1n << 1n,
   rarp: 1n << 2n,
   replyAck: 1n << 3n,
   mtu: 1n << 4n,

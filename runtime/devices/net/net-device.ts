@@ -96,6 +96,10 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
     else if (this.#receive[pair]!.serve()) this.#port.receiveReady?.(pair);
   }
 
+  yieldQueue(queue: DeviceQueue): void {
+    if ((queue.index & 1) === 0) this.#receive[queue.index >> 1]?.yield();
+  }
+
   stopQueue(queue: DeviceQueue): void {
     const pair = queue.index >> 1;
     const receives = (queue.index & 1) === 0;

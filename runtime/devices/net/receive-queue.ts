@@ -107,6 +107,12 @@ export class ReceiveQueue {
     return this.#backlog.count === 0;
   }
 
+  /** Gives back, empty, the buffers of a packet that waits for more of them; the packet waits on. */
+  yield(): void {
+    this.#buffers.giveAll();
+    this.queue.commit();
+  }
+
   /** Gives every chain back and forgets what waits. */
   stop(): void {
     this.#buffers.giveAll();

@@ -10,11 +10,13 @@ const RING_FEATURES =
   VirtioFeature.indirectDesc |
   VirtioFeature.inOrder |
   VirtioFeature.anyLayout |
+  VirtioFeature.vhostLogAll |
   VirtioFeature.vhostUserProtocolFeatures;
 
 /** Protocol bits that this back-end serves for every device. */
 const PROTOCOL_FEATURES =
   ProtocolFeature.mq |
+  ProtocolFeature.logShmfd |
   ProtocolFeature.replyAck |
   ProtocolFeature.backendReq |
   ProtocolFeature.resetDevice |

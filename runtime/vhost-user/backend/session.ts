@@ -8,6 +8,7 @@ import { MemorySlots } from '../memory-slots.js';
 import { MessageStream } from '../message-stream.js';
 import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
+import { DirtyLogging } from './dirty-logging.js';
 import { handlerOf } from './handlers/index.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { OutgoingRequests } from './outgoing-requests.js';
@@ -33,6 +34,8 @@ export interface SessionLimits {
   readonly maxPayload?: number;
   /** Memory regions at a time. Default 509, as other back-ends have it. */
   readonly memorySlots?: number;
+  /** Longest dirty log in bytes. Default and most: 1 GiB, which covers 32 TiB of guest addresses. */
+  readonly logSize?: number;
 }
 
 const DEFAULT_MEMORY_SLOTS = 509;
@@ -54,6 +57,7 @@ export class BackendSession implements Disposable {
   readonly log: Log;
   /** What the back-end asks of the front-end. */
   readonly outgoing: OutgoingRequests;
+  readonly dirtyLogging: DirtyLogging;
   /** Resolves when the session has ended: null when the front-end left in good order or `end` was called without a reason. */
   readonly closed: Promise<VhostUserError | null>;
   readonly #resolveClosed: (reason: VhostUserError | null) => void;
@@ -84,6 +88,11 @@ export class BackendSession implements Disposable {
       suspended: () => this.suspended,
       runs: (ring) => isRunning(this.#vrings.get(ring)),
       log: (level, message, fields) => void (this.#ended || this.log(level, message, fields)),
+    });
+    this.dirtyLogging = new DirtyLogging({
+      platform,
+      ...(limits.logSize === undefined ? {} : { limit: limits.logSize }),
+      onTrouble: (error) => this.log('warn', 'the log fd cannot be signalled', { error }),
     });
     let resolveClosed!: (reason: VhostUserError | null) => void;
     this.closed = new Promise((resolve) => (resolveClosed = resolve));
@@ -130,6 +139,7 @@ export class BackendSession implements Disposable {
     this.outgoing.close();
     this.#messages.close();
     this.memory[Symbol.dispose]();
+    this.dirtyLogging[Symbol.dispose]();
     this.#resetDevice();
     this.#resolveClosed(reason);
   }
@@ -158,6 +168,7 @@ export class BackendSession implements Disposable {
           loop: this.#options.loop,
           features: this.features,
           memory: this.memory,
+          dirtyLogging: this.dirtyLogging,
           onBroken: (broken, error) => this.#ringBroke(broken, error),
           onTurn: () => this.#turned(),
           signalInband: (ring, what) => this.outgoing.signalInband(ring, what),
@@ -182,18 +193,25 @@ export class BackendSession implements Disposable {
 
   // --- what handlers do beyond one ring
 
-  /** SET_FEATURES. */
-  setFeatures(word: bigint): void {
+  /** SET_FEATURES. While rings run it only turns logging on or off, and waits until every ring does so. */
+  setFeatures(word: bigint): void | Promise<void> {
     const before = this.features.accepted;
-    // LOG_ALL comes and goes with a migration and concerns no ring's layout.
-    if (this.running && ((before ^ word) & ~VirtioFeature.vhostLogAll) !== 0n) {
+    // LOG_ALL comes and goes with a migration and concerns neither a ring's layout nor its state.
+    const changed = before ^ word;
+    if (this.running && (changed & ~VirtioFeature.vhostLogAll) !== 0n) {
       throw new VhostError('ERR_VHOST_STATE', 'features other than LOG_ALL cannot change while rings run');
     }
     this.features.accept(word);
+    if (!this.features.has(VirtioFeature.vhostLogAll)) this.dirtyLogging.forget();
+    if (this.running) return changed === 0n ? undefined : this.#loggingChanged();
     // Without bit 30 nobody can send SET_VRING_ENABLE, so every ring is enabled. With it the bits stay as they are.
     this.#enabledFromStart = !this.features.has(VirtioFeature.vhostUserProtocolFeatures);
     if (this.#enabledFromStart) for (const vring of this.#vrings.values()) vring.setEnabled(true);
     this.device.setFeatures?.(word);
+  }
+
+  async #loggingChanged(): Promise<void> {
+    await Promise.all(Array.from(this.#vrings.values(), (vring) => vring.loggingChanged()));
   }
 
   /** After a change of `memory`: every ring moves over as soon as its chains in flight are completed. */
@@ -206,6 +224,7 @@ export class BackendSession implements Disposable {
     await Promise.all(Array.from(this.#vrings.values(), (vring) => vring.reset()));
     if (this.#ended) return;
     this.features.accepted = 0n;
+    this.dirtyLogging.forget();
     this.#status = 0;
     this.#enabledFromStart = false;
     this.#resetDevice();
@@ -251,15 +270,17 @@ export class BackendSession implements Disposable {
     this.#checkMemory();
   }
 
-  /** The front-end cut its memory file: no ring can be trusted from here on. */
+  /** The front-end cut its memory file or its log: no ring can be trusted from here on. */
   #checkMemory(): void {
-    if (this.#ended || this.memory.current?.damaged !== true) return;
-    this.end(
-      new VhostError(
-        'ERR_VHOST_STATE',
-        'the front-end truncated the memory that it shares; its pages are lost',
-      ),
-    );
+    if (this.#ended) return;
+    const what =
+      this.memory.current?.damaged === true
+        ? 'memory that it shares'
+        : this.dirtyLogging.damaged
+          ? 'dirty log'
+          : null;
+    if (what === null) return;
+    this.end(new VhostError('ERR_VHOST_STATE', `the front-end truncated the ${what}; its pages are lost`));
   }
 
   #resetDevice(): void {

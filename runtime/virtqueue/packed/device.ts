@@ -8,6 +8,7 @@ import { RingArea } from '../ring-area.js';
 import { walkPackedChain } from './chain-walk.js';
 import * as layout from './layout.js';
 import { availableWord, usedFlags } from './layout.js';
+import type { ChainLog } from '../virtqueue-log.js';
 import { PackedNotification } from './notification.js';
 
 // Imported bindings cost a load and a check at every use in a hot loop; constants of this module are folded.
@@ -16,6 +17,9 @@ const NEXT_WORD = layout.NEXT_WORD;
 const INDIRECT_WORD = layout.INDIRECT_WORD;
 const WRITE_WORD = layout.WRITE << 16;
 const LAP_WORD = layout.LAP_WORD;
+/** Bytes of a descriptor and of an event suppression area. */
+const DESCRIPTOR = 16;
+const EVENT_SUPPRESSION = 4;
 const X64 = PLAIN_LOAD_ACQUIRES;
 
 /**
@@ -364,15 +368,27 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   override publish(): void {
     const slots = this.#unpublishedSlots;
     // Views of memory that was unmapped are empty.
-    if (slots === 0 || this.#halves.length === 0) return;
+    if (slots === 0 || this.#halves.length === 0 || (this.log !== null && this.broken !== null)) return;
     const flags = this.#published * 8 + 7;
     if (PLAIN_STORE_RELEASES) this.#halves[flags] = this.#unpublishedFlags;
     else Atomics.store(this.#halves, flags, this.#unpublishedFlags);
+    if (this.log !== null) this.#logPublished(this.log, slots);
     this.#published = this.#nextUsed;
     this.#publishedWrap = this.#usedWrap;
     this.#unpublishedSlots = 0;
     this.#slotsSinceAsked += slots;
     this.counters.publishes++;
+  }
+
+  /** `slots` descriptors from `#published` on; only the first of each chain was written, but they share pages. */
+  #logPublished(log: ChainLog, slots: number): void {
+    log.markSlots('descriptor', 0, DESCRIPTOR, this.size, this.#published, slots);
+    this.checkLog(log);
+  }
+
+  #logNotification(log: ChainLog): void {
+    log.markDevice(0, EVENT_SUPPRESSION);
+    this.checkLog(log);
   }
 
   override needsCall(): boolean {
@@ -389,11 +405,14 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   override enableNotifications(): boolean {
     if (this.broken !== null || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable, this.#availableWrap);
+    if (this.log !== null) this.#logNotification(this.log);
     return this.#headIsAvailable();
   }
 
   override disableNotifications(): void {
-    if (!this.ringLost()) this.#notification.disable();
+    if (this.ringLost()) return;
+    this.#notification.disable();
+    if (this.log !== null) this.#logNotification(this.log);
   }
 
   override state(): VirtqueueState {

@@ -8,12 +8,16 @@ import { fence, PLAIN_LOAD_ACQUIRES, PLAIN_STORE_RELEASES } from '../memory-orde
 import { RingArea } from '../ring-area.js';
 import { walkSplitChain } from './chain-walk.js';
 import * as layout from './layout.js';
+import type { ChainLog } from '../virtqueue-log.js';
 import { EventNotification, FlagNotification, type SplitNotification } from './notification.js';
 
 // Imported bindings cost a load and a check at every use in a hot loop; constants of this module are folded.
 const NEXT = layout.NEXT;
 const WRITE = layout.WRITE;
 const INDIRECT = layout.INDIRECT;
+/** Bytes of the used ring's flags and index, and of an element. */
+const USED_HEADER = 4;
+const USED_ELEMENT = 8;
 
 /**
  * The device's side of a split virtqueue (virtio 1.4, 2.7).
@@ -301,12 +305,27 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   override publish(): void {
     const count = (this.#nextUsed - this.#published) & 0xffff;
     // Views of memory that was unmapped are empty.
-    if (count === 0 || this.#usedIndex.length === 0) return;
+    if (count === 0 || this.#usedIndex.length === 0 || (this.log !== null && this.broken !== null)) return;
     if (PLAIN_STORE_RELEASES) this.#usedIndex[1] = this.#nextUsed;
     else Atomics.store(this.#usedIndex, 1, this.#nextUsed);
+    if (this.log !== null) this.#logPublished(this.log, count);
     this.#published = this.#nextUsed;
     this.#publishedSinceAsked += count;
     this.counters.publishes++;
+  }
+
+  /** The used ring's flags and index, and `count` elements from `#published` on. */
+  #logPublished(log: ChainLog, count: number): void {
+    log.markDevice(0, USED_HEADER);
+    log.markSlots('device', USED_HEADER, USED_ELEMENT, this.size, this.#published & (this.size - 1), count);
+    this.checkLog(log);
+  }
+
+  /** What asks for kicks, or for none: the used ring's flags, and behind its elements the available event. */
+  #logNotification(log: ChainLog): void {
+    log.markDevice(0, USED_HEADER);
+    if (this.#eventIdx) log.markDevice(USED_HEADER + USED_ELEMENT * this.size, 2);
+    this.checkLog(log);
   }
 
   override needsCall(): boolean {
@@ -323,11 +342,14 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   override enableNotifications(): boolean {
     if (this.broken !== null || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable);
+    if (this.log !== null) this.#logNotification(this.log);
     return Atomics.load(this.#available, 1) !== this.#nextAvailable;
   }
 
   override disableNotifications(): void {
-    if (!this.ringLost()) this.#notification.disable();
+    if (this.ringLost()) return;
+    this.#notification.disable();
+    if (this.log !== null && !this.#eventIdx) this.#logNotification(this.log);
   }
 
   override state(): VirtqueueState {

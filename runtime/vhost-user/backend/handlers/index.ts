@@ -6,6 +6,7 @@ import { configHandlers } from './config.js';
 import { featureHandlers } from './features.js';
 import type { Handlers } from './handler-map.js';
 import { inbandHandlers } from './inband.js';
+import { logHandlers } from './log.js';
 import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
 import { refusedHandlers } from './refused.js';
@@ -18,6 +19,7 @@ const handlers: Handlers = {
   ...memoryHandlers,
   ...vringHandlers,
   ...inbandHandlers,
+  ...logHandlers,
   ...configHandlers,
   ...statusHandlers,
   ...networkHandlers,

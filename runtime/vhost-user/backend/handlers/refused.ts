@@ -11,8 +11,6 @@ const NOT_OFFERED = 'its feature is not offered by this back-end';
 
 /** Requests that this back-end does not serve. */
 export const refusedHandlers: Handlers<
-  | 'setLogBase'
-  | 'setLogFd'
   | 'iotlbMsg'
   | 'setVringEndian'
   | 'createCryptoSession'
@@ -29,9 +27,7 @@ export const refusedHandlers: Handlers<
   | 'getShmemConfig'
   | 'getVringBaseSkipDrain'
 > = {
-  // No bit gates these three: a front-end that knows what is offered does not send them.
-  setLogBase: refuse('writes to guest memory are not logged by this back-end'),
-  setLogFd: refuse('writes to guest memory are not logged by this back-end'),
+  // No bit gates it: a front-end that knows what the device is does not send it.
   gpuSetSocket: refuse('the device is not a GPU'),
 
   iotlbMsg: refuse(NOT_OFFERED),
