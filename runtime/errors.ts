@@ -61,6 +61,7 @@ export type VirtqueueErrorCode =
   | 'ERR_VIRTQ_ORDER' // a readable descriptor behind a writable one
   | 'ERR_VIRTQ_INDIRECT' // a bad indirect table
   | 'ERR_VIRTQ_ADDRESS' // a buffer outside guest memory
+  | 'ERR_VIRTQ_INFLIGHT' // the in-flight region contradicts itself or its ring
   | 'ERR_VIRTQ_MEMORY_LOST' // ring memory vanished while the ring ran
   | 'ERR_VIRTQ_LOG' // a page was written that the dirty log does not reach
   | 'ERR_VIRTQ_DEVICE' // the device failed while it served the queue; the cause says how

@@ -5,7 +5,12 @@ import type { VirtioDevice } from '../device/virtio-device.js';
 import type { DirtyWriter } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { Watch } from '../platform/platform.js';
-import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
+import type {
+  DeviceVirtqueue,
+  VirtqueueAreas,
+  VirtqueueInflight,
+  VirtqueueState,
+} from '../virtqueue/device-virtqueue.js';
 import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
@@ -25,6 +30,8 @@ export interface VringContext extends VringSignalsContext {
   readonly memory: MemorySlots;
   /** Where writes are marked while LOG_ALL is accepted. */
   readonly dirtyLogging: DirtyWriter;
+  /** Where chains in flight are tracked. */
+  readonly inflight: { of(queue: number, format: 'split' | 'packed'): VirtqueueInflight | null };
   /** The ring broke; its err fd was signalled already. */
   readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
   readonly onTurn: () => void;
@@ -70,6 +77,8 @@ export class Vring {
   #bound: BoundRing | null = null;
   /** Waits for the last chain that was taken before logging began. */
   #covered: (() => void) | null = null;
+  /** Why the ring was not started although it was asked to. */
+  #refused: VirtqueueError | null = null;
 
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
@@ -92,7 +101,7 @@ export class Vring {
   }
 
   get broken(): VirtqueueError | null {
-    return this.#host?.broken ?? null;
+    return this.#host?.broken ?? this.#refused;
   }
 
   /** SET_VRING_NUM. */
@@ -156,6 +165,7 @@ export class Vring {
     this.#polled = polled;
     const wasStarted = this.#started;
     this.#started = true;
+    this.#refused = null;
     try {
       this.#goLive(true);
     } catch (error) {
@@ -187,14 +197,19 @@ export class Vring {
     else this.#host?.disable();
   }
 
-  /** Stops the ring once every chain in flight is completed, and gives its position in wire form. */
-  async stop(): Promise<number> {
+  /**
+   * Stops the ring once every chain in flight is completed, and gives its position in wire form. With `reset` the driver
+   * has given up on chains that nobody completes any more.
+   */
+  async stop(reset = false): Promise<number> {
     this.#started = false;
+    this.#refused = null;
     this.#closeKick();
     const host = this.#host;
     if (host !== null) {
       const state = await host.stop();
       if (this.#host === host) {
+        if (reset) host.forget();
         this.#base = encodeBase(state);
         this.#host = null;
         this.#leave(host);
@@ -208,7 +223,7 @@ export class Vring {
    * sets the status to 0 whenever it stops a device, and only then asks for the bases, with which it goes on later.
    */
   async reset(): Promise<void> {
-    this.#baseBeforeReset = await this.stop();
+    this.#baseBeforeReset = await this.stop(true);
     this.#base = null;
     this.#enabled = false;
   }
@@ -263,22 +278,8 @@ export class Vring {
       if (demand) throw unmapped(addresses, this.#size);
       return;
     }
-    const format = this.#format();
-    const virtqueue = startDeviceVirtqueue(
-      {
-        index: this.index,
-        size: this.#size,
-        format,
-        eventIdx: features.has(VirtioFeature.eventIdx),
-        indirect: features.has(VirtioFeature.indirectDesc),
-        inOrder: features.has(VirtioFeature.inOrder),
-        ...(device.maxChainLength === undefined ? {} : { chainLimit: device.maxChainLength }),
-        areas,
-        memory,
-        state: this.#position(format, areas),
-      },
-      platform.windows,
-    );
+    const virtqueue = this.#startVirtqueue(memory, areas);
+    if (virtqueue === null) return;
     this.#bound = { memory: memory.retain(), areas, addresses };
     const host = new QueueHost({
       virtqueue,
@@ -305,6 +306,39 @@ export class Vring {
       throw error;
     }
     if (this.#enabled) host.enable();
+  }
+
+  /** null when the in-flight region was refused: nobody can say which chains are done, so the ring must not run. */
+  #startVirtqueue(memory: GuestMemory, areas: VirtqueueAreas): DeviceVirtqueue | null {
+    const { features, platform, device } = this.#context;
+    const format = this.#format();
+    try {
+      const inflight = this.#context.inflight.of(this.index, format);
+      return startDeviceVirtqueue(
+        {
+          index: this.index,
+          size: this.#size,
+          format,
+          eventIdx: features.has(VirtioFeature.eventIdx),
+          indirect: features.has(VirtioFeature.indirectDesc),
+          inOrder: features.has(VirtioFeature.inOrder),
+          ...(device.maxChainLength === undefined ? {} : { chainLimit: device.maxChainLength }),
+          areas,
+          memory,
+          state: this.#position(format, areas),
+          ...(inflight === null ? {} : { inflight }),
+        },
+        platform.windows,
+      );
+    } catch (error) {
+      if (!(error instanceof VirtqueueError) || error.code !== 'ERR_VIRTQ_INFLIGHT') throw error;
+      this.#started = false;
+      this.#closeKick();
+      this.#refused = error;
+      this.#signals.signal('err');
+      this.#context.onBroken(this, error);
+      return null;
+    }
   }
 
   /** Binds the quiet live ring to the memory of now. False when it cannot go on with it. */
@@ -345,10 +379,8 @@ export class Vring {
   #position(format: 'split' | 'packed', areas: VirtqueueAreas): VirtqueueState {
     const state = this.#base === null ? initialVirtqueueState(format) : decodeBase(format, this.#base);
     if (state.format === 'packed') return state;
-    return {
-      ...state,
-      nextUsed: readSplitUsedIndex(this.#context.platform.windows, areas.device, this.index),
-    };
+    const nextUsed = readSplitUsedIndex(this.#context.platform.windows, areas.device, this.index);
+    return { ...state, nextUsed, ...(this.#base === null ? { nextAvailable: nextUsed } : {}) };
   }
 
   #areas(memory: GuestMemory): VirtqueueAreas | null {

@@ -14,6 +14,16 @@ import { AddressMap } from './address-map.js';
 import { CompletionOrder } from './completion-order.js';
 import { ChainLog, type VirtqueueLog } from './virtqueue-log.js';
 
+/** What the two formats' trackers of chains in flight have in common; see inflight/. */
+export interface InflightTracker {
+  /** Chains of a process before that wait to be taken again. */
+  readonly parked: number;
+  /** The chain's used element was written and is not published. */
+  complete(handle: number): void;
+  /** Nobody will want the chains in flight again. */
+  forget(): void;
+}
+
 /** 1 MiB. Longer buffers cost more to move than the thorough walk takes. */
 const PLAIN_LENGTH_MAX = 0x10_0000;
 
@@ -57,6 +67,9 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected readonly order: CompletionOrder | null;
   /** Set while writes are logged. No hot loop looks at it: once for a drain, a batch of completions, a publish. */
   protected log: ChainLog | null = null;
+  /** Keeps record of chains in flight; each format has its own. */
+  protected abstract readonly tracker: InflightTracker | null;
+  readonly #inflight: Mapping | null;
   /** One area for each window that holds a part of the ring. */
   #areas: readonly RingArea[] = [];
   #mappings: readonly Mapping[] = [];
@@ -70,6 +83,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.book = new Int32Array(configuration.size * 2);
     this.chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / this.chainLimit));
+    this.#inflight = configuration.inflight?.mapping ?? null;
     this.order = configuration.inOrder ? new CompletionOrder(configuration.size) : null;
   }
 
@@ -86,6 +100,10 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   protected abstract available(limit: number): number;
   /** Takes chains of the usual shape into rows `row` to `end`, and returns the row in front of which it stopped. */
   protected abstract takePlain(batch: ChainBatch, row: number, end: number): number;
+  /** Takes the next parked chain; false when it does not fit. Throws what is wrong with it. */
+  protected abstract takeParked(batch: ChainBatch, row: number): boolean;
+  /** Notes the chains of rows 0 to `rows`, just taken from the ring, in the in-flight region. */
+  protected abstract track(batch: ChainBatch, rows: number): void;
   /** Takes one chain of any shape; false when there is none or it does not fit. Throws what is wrong with it. */
   protected abstract takeThoroughly(batch: ChainBatch, row: number): boolean;
   /** Completes rows 0 to `count` of the batch; returns the first row that names no chain of ours, or `count`. */
@@ -101,6 +119,14 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     return this.chainsInFlight - (this.order?.held ?? 0);
   }
 
+  get parked(): number {
+    return this.tracker?.parked ?? 0;
+  }
+
+  forget(): void {
+    if (this.chainsInFlight + this.parked > 0) this.tracker?.forget();
+  }
+
   get broken(): VirtqueueError | null {
     return this.#broken;
   }
@@ -113,10 +139,15 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     batch.count = 0;
     if (this.#broken !== null) return 0;
     if (this.ringLost()) return this.#lose('the memory of the ring was unmapped');
+    const limit = max < batch.chainCapacity ? max : batch.chainCapacity;
+    const { tracker } = this;
+    // What is taken anew must not meet its own completion in the region.
+    if (tracker !== null) this.publish();
+    if (tracker !== null && tracker.parked > 0) return this.#drainParked(tracker, batch, limit);
     let row = 0;
     this.segmentRow = 0;
     try {
-      const end = this.available(max < batch.chainCapacity ? max : batch.chainCapacity);
+      const end = this.available(limit);
       if (end === 0) return 0;
       if (this.#damaged()) return this.#lose('the memory file was truncated');
       for (;;) {
@@ -127,6 +158,24 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     } catch (error) {
       this.#latch(error);
     }
+    if (tracker !== null && row > 0) this.track(batch, row);
+    return this.#taken(batch, row);
+  }
+
+  /** Chains that a process before had taken, in the order in which it took them. */
+  #drainParked(tracker: InflightTracker, batch: ChainBatch, limit: number): number {
+    if (this.#damaged()) return this.#lose('the memory file was truncated');
+    let row = 0;
+    this.segmentRow = 0;
+    try {
+      while (row < limit && tracker.parked > 0 && this.takeParked(batch, row)) row++;
+    } catch (error) {
+      this.#latch(error);
+    }
+    return this.#taken(batch, row);
+  }
+
+  #taken(batch: ChainBatch, row: number): number {
     batch.count = row;
     this.chainsInFlight += row;
     this.counters.chains += row;
@@ -146,6 +195,8 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     }
     if (this.order === null) {
       const done = this.useRows(batch, count);
+      const { tracker } = this;
+      if (tracker !== null) for (let i = 0; i < done; i++) tracker.complete(batch.chains[i * 4]!);
       this.chainsInFlight -= done;
       this.counters.completed += done;
       if (this.log !== null) this.#logRows(this.log, batch, done);
@@ -208,6 +259,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   /** True once any memory lost pages because its file was truncated. */
   #damaged(): boolean {
+    if (this.#inflight?.damaged === true) return true;
     const mappings = this.#mappings;
     for (let i = 0; i < mappings.length; i++) if (mappings[i]!.damaged) return true;
     return false;
@@ -215,6 +267,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   #use(handle: number, written: number): void {
     this.use(handle, written);
+    this.tracker?.complete(handle);
     this.chainsInFlight--;
     this.counters.completed++;
     if (this.log !== null) this.#logUsed(this.log, handle);

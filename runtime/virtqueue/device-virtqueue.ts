@@ -1,4 +1,5 @@
 import type { VirtqueueError } from '../errors.js';
+import type { Mapping } from '../platform/platform.js';
 import type { ChainBatch } from './chain-batch.js';
 import type { VirtqueueLog } from './virtqueue-log.js';
 
@@ -12,6 +13,8 @@ export interface DeviceVirtqueue {
   readonly format: 'split' | 'packed';
   readonly index: number;
   readonly size: number;
+  /** Chains of a process before, taken over from the in-flight region and not drained yet. They come first. */
+  readonly parked: number;
   /** Chains drained and not completed yet. Never above `size`. */
   readonly inFlight: number;
   /** Those of them that the device has not completed; fewer only while IN_ORDER holds completions back. */
@@ -44,6 +47,8 @@ export interface DeviceVirtqueue {
    * are not logged; `covered` is told when the last of them that may write is completed, at once if there is none.
    */
   setLog(log: VirtqueueLog | null, covered?: () => void): void;
+  /** The driver has reset the device: chains that are still in flight are forgotten in the in-flight region too. */
+  forget(): void;
   /** Latches `broken` from outside (memory lost, device failed). */
   break(error: VirtqueueError): void;
 }
@@ -85,6 +90,17 @@ export interface VirtqueueAreas {
 /** What a queue needs of guest memory. `GuestMemory` (memory/guest-memory.ts) is one. */
 export type VirtqueueMemory = import('../memory/guest-memory.js').GuestMemory;
 
+/**
+ * Where a queue keeps record of its chains in flight, so that another process can go on with them. The region is the
+ * front-end's; what stands in it decides where the ring goes on, and which chains are given to the device once more.
+ */
+export interface VirtqueueInflight extends MemoryPlace {
+  /** Entries that the queue's sub-region has room for; at least the ring's size. */
+  readonly capacity: number;
+  /** The mapping it lies in, which outlives the queue's use. */
+  readonly mapping: Mapping;
+}
+
 /** Everything that fixes a device-side queue when its ring starts. */
 export interface VirtqueueConfiguration {
   readonly index: number;
@@ -100,5 +116,8 @@ export interface VirtqueueConfiguration {
   readonly inOrder: boolean;
   readonly areas: VirtqueueAreas;
   readonly memory: VirtqueueMemory;
+  /** Where the front-end says the ring stands. A region that knows better goes before it. */
   readonly state: VirtqueueState;
+  /** Absent: chains in flight are not tracked. */
+  readonly inflight?: VirtqueueInflight;
 }

@@ -56,6 +56,14 @@ export class RingArea {
     return this.#bytes === other.#bytes && this.#window === other.#window;
   }
 
+  u8(): Uint8Array {
+    return new Uint8Array(this.#bytes.buffer, this.#start, this.length);
+  }
+
+  u32(): Uint32Array {
+    return new Uint32Array(this.#bytes.buffer, this.#start, this.length >>> 2);
+  }
+
   u16(): Uint16Array {
     return new Uint16Array(this.#bytes.buffer, this.#start, this.length >>> 1);
   }

@@ -20,6 +20,7 @@ const TABLE: Record<string, readonly string[]> = {
     'runtime/platform/platform',
     'runtime/wire',
     'runtime/errors',
+    'generated/vhost-user/inflight',
     'generated/virtio',
   ],
   'runtime/device': ['runtime/virtqueue', 'runtime/platform/platform', 'runtime/errors', 'generated/virtio'],

@@ -173,6 +173,7 @@ export const ALL_PROTOCOL =
   Protocol.replyAck |
   Protocol.backendReq |
   Protocol.config |
+  Protocol.inflightShmfd |
   Protocol.resetDevice |
   Protocol.configureMemSlots |
   Protocol.status;

@@ -28,6 +28,7 @@ export const Request = {
   getConfig: 24,
   setConfig: 25,
   getInflightFd: 31,
+  setInflightFd: 32,
   resetDevice: 34,
   vringKick: 35,
   getMaxMemSlots: 36,

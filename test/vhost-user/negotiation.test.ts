@@ -62,7 +62,7 @@ test('a feature that was not offered is refused by name', async () => {
 
 test('a protocol feature that was not offered ends the session: nobody could tell the front-end', async () => {
   const talk = Conversation.open();
-  talk.frontend.send(Request.setProtocolFeatures, bytes(Protocol.inflightShmfd));
+  talk.frontend.send(Request.setProtocolFeatures, bytes(Protocol.inbandNotifications));
   assert.is((await talk.ended())?.code, 'ERR_VHOST_PAYLOAD');
   assert.ok(await talk.frontend.hungUp());
 });

@@ -19,6 +19,7 @@ const PROTOCOL_FEATURES =
   ProtocolFeature.logShmfd |
   ProtocolFeature.replyAck |
   ProtocolFeature.backendReq |
+  ProtocolFeature.inflightShmfd |
   ProtocolFeature.resetDevice |
   ProtocolFeature.configureMemSlots |
   ProtocolFeature.status;

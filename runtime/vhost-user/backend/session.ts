@@ -10,6 +10,7 @@ import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
 import { DirtyLogging } from './dirty-logging.js';
 import { handlerOf } from './handlers/index.js';
+import { InflightRegions, type InflightShape } from './inflight-regions.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { OutgoingRequests } from './outgoing-requests.js';
 import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
@@ -54,6 +55,7 @@ export class BackendSession implements Disposable {
   readonly platform: Platform;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
+  readonly inflight: InflightRegions;
   readonly log: Log;
   /** What the back-end asks of the front-end. */
   readonly outgoing: OutgoingRequests;
@@ -94,6 +96,7 @@ export class BackendSession implements Disposable {
       ...(limits.logSize === undefined ? {} : { limit: limits.logSize }),
       onTrouble: (error) => this.log('warn', 'the log fd cannot be signalled', { error }),
     });
+    this.inflight = new InflightRegions(platform);
     let resolveClosed!: (reason: VhostUserError | null) => void;
     this.closed = new Promise((resolve) => (resolveClosed = resolve));
     this.#resolveClosed = resolveClosed;
@@ -140,6 +143,7 @@ export class BackendSession implements Disposable {
     this.#messages.close();
     this.memory[Symbol.dispose]();
     this.dirtyLogging[Symbol.dispose]();
+    this.inflight[Symbol.dispose]();
     this.#resetDevice();
     this.#resolveClosed(reason);
   }
@@ -169,6 +173,7 @@ export class BackendSession implements Disposable {
           features: this.features,
           memory: this.memory,
           dirtyLogging: this.dirtyLogging,
+          inflight: this.inflight,
           onBroken: (broken, error) => this.#ringBroke(broken, error),
           onTurn: () => this.#turned(),
           signalInband: (ring, what) => this.outgoing.signalInband(ring, what),
@@ -189,6 +194,16 @@ export class BackendSession implements Disposable {
   get running(): boolean {
     for (const vring of this.#vrings.values()) if (vring.host !== null) return true;
     return false;
+  }
+
+  /** Throws ERR_VHOST_STATE while a ring runs. */
+  mustBeStopped(what: string): void {
+    if (this.running) throw new VhostError('ERR_VHOST_STATE', `${what} cannot change while rings run`);
+  }
+
+  get inflightShape(): InflightShape {
+    const format = this.features.has(VirtioFeature.ringPacked) ? 'packed' : 'split';
+    return { format, queues: this.device.queueCount };
   }
 
   // --- what handlers do beyond one ring

@@ -3,6 +3,8 @@ import type { ChainBatch } from '../chain-batch.js';
 import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../device-virtqueue.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
+import { PackedInflight } from '../inflight/packed.js';
+import { InflightArea } from '../inflight/region.js';
 import { fence, PLAIN_LOAD_ACQUIRES, PLAIN_STORE_RELEASES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkPackedChain } from './chain-walk.js';
@@ -38,6 +40,7 @@ const X64 = PLAIN_LOAD_ACQUIRES;
  */
 export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'packed';
+  protected override readonly tracker: PackedInflight | null;
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
   #descriptors!: Int32Array;
@@ -57,6 +60,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   /** The used cursor when `needsCall` was last asked, and how many slots were published since. */
   #asked: number;
   #slotsSinceAsked = 0;
+  /** With a tracker: the slot up to which it knows the chains. */
+  #tracked = 0;
 
   constructor(
     configuration: VirtqueueConfiguration,
@@ -71,6 +76,27 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.#usedWrap = this.#publishedWrap = state.usedWrap;
     this.bind(configuration.memory, configuration.areas);
+    this.tracker = this.#openRegion(configuration);
+    this.#tracked = this.#nextAvailable;
+  }
+
+  /** Puts the cursors where the region says. A base with chains in flight that the region knows nothing of stays as it is. */
+  #openRegion({ inflight }: VirtqueueConfiguration): PackedInflight | null {
+    if (inflight === undefined) return null;
+    const { size, index } = this;
+    const area = new InflightArea(this.windows, inflight, 'packed', size, index);
+    const ring = { queue: index, size, descriptors: this.#descriptors, halves: this.#halves };
+    const base = { used: this.#nextUsed, wrap: this.#usedWrap };
+    const tracker = new PackedInflight(area, ring, base);
+    const { position, slotsParked } = tracker;
+    if (position === base) return tracker;
+    this.#nextUsed = this.#published = this.#asked = position.used;
+    this.#usedWrap = this.#publishedWrap = position.wrap;
+    this.#nextAvailable = position.used;
+    this.#availableWrap = position.wrap;
+    this.#advance(slotsParked);
+    this.#slotsInFlight = slotsParked;
+    return tracker;
   }
 
   protected override bindAreas(areas: VirtqueueAreas): readonly RingArea[] {
@@ -91,7 +117,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override hasAvailable(): boolean {
-    return this.broken === null && this.#peek() && !this.ringLost();
+    return this.broken === null && (this.#peek() || this.parked > 0) && !this.ringLost();
   }
 
   /** Whether the head at the cursor looks available; orders nothing. */
@@ -290,12 +316,57 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     this.enter(id, slots, chain.writableBytes);
     this.#slotsInFlight += slots;
     this.segmentRow += chain.segments;
-    this.#nextAvailable = head + slots;
-    if (this.#nextAvailable >= size) {
-      this.#nextAvailable -= size;
+    this.#advance(slots);
+    return true;
+  }
+
+  protected override takeParked(batch: ChainBatch, row: number): boolean {
+    const tracker = this.tracker!;
+    const { descriptors, slots } = tracker.nextParked;
+    const { size } = this;
+    // The copies make a ring of their own, which the chain has to fill.
+    const source = {
+      descriptors,
+      size: slots,
+      chainLimit: this.chainLimit,
+      freeSlots: slots,
+      indirect: this.#indirect,
+    };
+    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
+    const { id, slots: walked } = walkPackedChain(source, 0, chain);
+    if (walked !== slots) {
+      throw chain.error('ERR_VIRTQ_CHAIN', `a chain of ${slots} slots in flight ends after ${walked}`);
+    }
+    if (id >= size) throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} in flight, the ring has ${size}`);
+    if (this.book[id * 2] !== 0) throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} is in flight twice`);
+    if (!chain.place(row, id)) return false;
+    this.enter(id, slots, chain.writableBytes);
+    this.segmentRow += chain.segments;
+    tracker.resume(id);
+    return true;
+  }
+
+  protected override track(batch: ChainBatch, rows: number): void {
+    const tracker = this.tracker!;
+    let slot = this.#tracked;
+    for (let row = 0; row < rows; row++) {
+      const id = batch.chains[row * 4]!;
+      const slots = this.book[id * 2]!;
+      tracker.take(id, slot, slots, this.#descriptors);
+      slot += slots;
+      if (slot >= this.size) slot -= this.size;
+    }
+    tracker.commitTaken();
+    this.#tracked = slot;
+  }
+
+  /** Moves the available cursor. */
+  #advance(slots: number): void {
+    this.#nextAvailable += slots;
+    if (this.#nextAvailable >= this.size) {
+      this.#nextAvailable -= this.size;
       this.#availableWrap = this.#availableWrap === 1 ? 0 : 1;
     }
-    return true;
   }
 
   /**
@@ -369,9 +440,12 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     const slots = this.#unpublishedSlots;
     // Views of memory that was unmapped are empty.
     if (slots === 0 || this.#halves.length === 0 || (this.log !== null && this.broken !== null)) return;
+    const { tracker } = this;
+    if (tracker !== null) tracker.beforePublish(this.#nextUsed, this.#usedWrap);
     const flags = this.#published * 8 + 7;
     if (PLAIN_STORE_RELEASES) this.#halves[flags] = this.#unpublishedFlags;
     else Atomics.store(this.#halves, flags, this.#unpublishedFlags);
+    if (tracker !== null) tracker.afterPublish(this.#nextUsed, this.#usedWrap);
     if (this.log !== null) this.#logPublished(this.log, slots);
     this.#published = this.#nextUsed;
     this.#publishedWrap = this.#usedWrap;
@@ -406,7 +480,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
     if (this.broken !== null || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable, this.#availableWrap);
     if (this.log !== null) this.#logNotification(this.log);
-    return this.#headIsAvailable();
+    return this.#headIsAvailable() || this.parked > 0;
   }
 
   override disableNotifications(): void {

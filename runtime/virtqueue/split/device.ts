@@ -4,6 +4,8 @@ import type { VirtqueueAreas, VirtqueueConfiguration, VirtqueueState } from '../
 import { VirtqueueError } from '../../errors.js';
 import { BaseDeviceVirtqueue } from '../base-device-virtqueue.js';
 import { ChainBuilder } from '../chain-builder.js';
+import { InflightArea } from '../inflight/region.js';
+import { SplitInflight } from '../inflight/split.js';
 import { fence, PLAIN_LOAD_ACQUIRES, PLAIN_STORE_RELEASES } from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
 import { walkSplitChain } from './chain-walk.js';
@@ -31,6 +33,7 @@ const USED_ELEMENT = 8;
  */
 export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   readonly format = 'split';
+  protected override readonly tracker: SplitInflight | null;
   readonly #eventIdx: boolean;
   readonly #indirect: boolean;
   #descriptors!: Int32Array;
@@ -57,6 +60,24 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     this.#nextAvailable = state.nextAvailable;
     this.#nextUsed = this.#published = this.#asked = state.nextUsed;
     this.bind(configuration.memory, configuration.areas);
+    this.tracker = this.#openRegion(configuration);
+    if (this.tracker !== null) this.#nextAvailable = this.tracker.nextAvailable;
+  }
+
+  #openRegion({ inflight }: VirtqueueConfiguration): SplitInflight | null {
+    if (inflight === undefined) return null;
+    const { size, index } = this;
+    const area = new InflightArea(this.windows, inflight, 'split', size, index);
+    // A ring that was never used has zeros for elements; the flags may say something.
+    const elements = this.#used.subarray(1, 1 + 2 * size);
+    const now = {
+      queue: index,
+      size,
+      usedIndex: this.#nextUsed,
+      availableIndex: Atomics.load(this.#available, 1),
+      untouched: this.#nextUsed === 0 && elements.every((word) => word === 0),
+    };
+    return new SplitInflight(area, now, this.#nextAvailable);
   }
 
   protected override bindAreas(areas: VirtqueueAreas): readonly RingArea[] {
@@ -76,7 +97,8 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override hasAvailable(): boolean {
-    return this.broken === null && this.#available[1] !== this.#nextAvailable && !this.ringLost();
+    if (this.broken !== null) return false;
+    return (this.#available[1] !== this.#nextAvailable || this.parked > 0) && !this.ringLost();
   }
 
   protected override available(limit: number): number {
@@ -251,6 +273,24 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
         `head ${head} is made available while in flight`,
       );
     }
+    if (!this.#takeChain(batch, row, head)) return false;
+    this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
+    return true;
+  }
+
+  protected override takeParked(batch: ChainBatch, row: number): boolean {
+    const tracker = this.tracker!;
+    if (!this.#takeChain(batch, row, tracker.nextParked)) return false;
+    tracker.resume();
+    return true;
+  }
+
+  protected override track(batch: ChainBatch, rows: number): void {
+    const tracker = this.tracker!;
+    for (let row = 0; row < rows; row++) tracker.take(batch.chains[row * 4]!);
+  }
+
+  #takeChain(batch: ChainBatch, row: number, head: number): boolean {
     const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
     walkSplitChain(
       {
@@ -265,7 +305,6 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     if (!chain.place(row, head)) return false;
     this.enter(head, 1, chain.writableBytes);
     this.segmentRow += chain.segments;
-    this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
     return true;
   }
 
@@ -306,8 +345,11 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     const count = (this.#nextUsed - this.#published) & 0xffff;
     // Views of memory that was unmapped are empty.
     if (count === 0 || this.#usedIndex.length === 0 || (this.log !== null && this.broken !== null)) return;
+    const { tracker } = this;
+    if (tracker !== null) tracker.beforePublish();
     if (PLAIN_STORE_RELEASES) this.#usedIndex[1] = this.#nextUsed;
     else Atomics.store(this.#usedIndex, 1, this.#nextUsed);
+    if (tracker !== null) tracker.afterPublish(this.#nextUsed);
     if (this.log !== null) this.#logPublished(this.log, count);
     this.#published = this.#nextUsed;
     this.#publishedSinceAsked += count;
@@ -343,7 +385,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
     if (this.broken !== null || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable);
     if (this.log !== null) this.#logNotification(this.log);
-    return Atomics.load(this.#available, 1) !== this.#nextAvailable;
+    return Atomics.load(this.#available, 1) !== this.#nextAvailable || this.parked > 0;
   }
 
   override disableNotifications(): void {

@@ -7,6 +7,7 @@ import { featureHandlers } from './features.js';
 import type { Handlers } from './handler-map.js';
 import { inbandHandlers } from './inband.js';
 import { logHandlers } from './log.js';
+import { inflightHandlers } from './inflight.js';
 import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
 import { refusedHandlers } from './refused.js';
@@ -23,6 +24,7 @@ const handlers: Handlers = {
   ...configHandlers,
   ...statusHandlers,
   ...networkHandlers,
+  ...inflightHandlers,
   ...refusedHandlers,
 };
 

@@ -18,8 +18,6 @@ export const refusedHandlers: Handlers<
   | 'postcopyAdvise'
   | 'postcopyListen'
   | 'postcopyEnd'
-  | 'getInflightFd'
-  | 'setInflightFd'
   | 'gpuSetSocket'
   | 'getSharedObject'
   | 'setDeviceStateFd'
@@ -37,8 +35,6 @@ export const refusedHandlers: Handlers<
   postcopyAdvise: refuse(NOT_OFFERED),
   postcopyListen: refuse(NOT_OFFERED),
   postcopyEnd: refuse(NOT_OFFERED),
-  getInflightFd: refuse(NOT_OFFERED),
-  setInflightFd: refuse(NOT_OFFERED),
   getSharedObject: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
   checkDeviceState: refuse(NOT_OFFERED),

@@ -1,0 +1,17 @@
+import type { Handlers } from './handler-map.js';
+
+/** Tracking of chains in flight, by which a back-end that was killed can be replaced. */
+export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd'> = {
+  getInflightFd: (session, wanted, fds) => {
+    session.mustBeStopped('in-flight memory');
+    const { fd, description } = session.inflight.create(wanted, session.inflightShape);
+    fds.attach(fd);
+    return description;
+  },
+
+  setInflightFd: (session, description, fds) => {
+    using fd = fds.take()!;
+    session.mustBeStopped('in-flight memory');
+    session.inflight.set(description, fd, session.inflightShape);
+  },
+};
