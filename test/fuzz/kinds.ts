@@ -4,6 +4,7 @@ import type { FuzzKindFactory } from './kind.js';
 export const fuzzKinds: Readonly<Record<string, () => Promise<FuzzKindFactory>>> = {
   messages: async () => (await import('./messages/kind.js')).messagesKind,
   sessions: async () => (await import('./messages/kind.js')).sessionsKind,
+  frontend: async () => (await import('./frontend/kind.js')).frontendKind,
   split: async () => (await import('./rings/device-kind.js')).splitDeviceKind,
   packed: async () => (await import('./rings/device-kind.js')).packedDeviceKind,
   'split-driver': async () => (await import('./rings/driver-kind.js')).splitDriverKind,

@@ -161,7 +161,8 @@ export class Frontend extends BackendLink {
         this.#slots ? announceRegion(channel, shared, signal) : announceTable(channel, this.memory, signal),
       );
     } catch (error) {
-      this.memory.removeRegion(shared);
+      // Whoever hung up may have given the memory back as well.
+      if (this.memory.regions.includes(shared)) this.memory.removeRegion(shared);
       throw error;
     }
     return shared;

@@ -197,6 +197,20 @@ test('memory that the back-end does not take is gone again, and the rings go on'
   });
 });
 
+test('memory that was given back while it was told rejects with what ended the connection', async () => {
+  await session({ getProtocolFeatures: SLOTS }, {}, async ({ frontend, memory, backend }) => {
+    backend.answers.addMemReg = null;
+    const adding = frontend.addMemory(4096).catch((reason: unknown) => reason);
+    await until(
+      () => backend.names.filter((name) => name.startsWith('addMemReg')).length === 2,
+      'the region',
+    );
+    frontend.close();
+    memory[Symbol.dispose]();
+    assert.is(((await adding) as VhostError).code, 'ERR_VHOST_DISCONNECTED');
+  });
+});
+
 test('rings that were paused go on when one of them cannot be', async () => {
   await session({}, {}, async ({ frontend, backend, memory }) => {
     await start(frontend, 3);
