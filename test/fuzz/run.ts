@@ -9,7 +9,7 @@ import { fork } from 'node:child_process';
 import { randomInt } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { fuzzKinds } from './kinds.js';
@@ -46,6 +46,10 @@ const options: Options = {
   inputs: wholeNumber('inputs', values.inputs) ?? Infinity,
   seconds: wholeNumber('seconds', values.seconds) ?? (values.inputs === undefined ? 60 : Infinity),
 };
+for (const kind of kinds.filter((each) => fuzzKinds[each] === undefined && !isAbsolute(each))) {
+  console.error(`--kind: expected all or some of ${Object.keys(fuzzKinds).join(', ')}, got ${kind}`);
+  process.exit(2);
+}
 const jobs = wholeNumber('jobs', values.jobs) ?? availableParallelism();
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-fuzz-'));
 let failed = 0;
