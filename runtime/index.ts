@@ -71,4 +71,5 @@ export type { Platform } from './platform/platform.js';
 export * from './errors.js';
 export { DeviceId } from '../generated/virtio/device-ids.js';
 export { DeviceStatus } from '../generated/virtio/status.js';
+export { ProtocolFeature } from '../generated/vhost-user/protocol-features.js';
 export { VirtioFeature } from '../generated/virtio/features.js';

@@ -1,4 +1,5 @@
 import { readFileSync } from 'node:fs';
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import type { VirtioDevice } from '../device/index.js';
 import { OptionError, VhostUserError } from '../errors.js';
 import { createLinuxPlatform } from '../platform/linux.js';
@@ -97,7 +98,13 @@ async function serve<Table extends OptionTable>(
     const backends = places.map((place, index) => {
       const each = open(platform, index);
       opened.push(each);
-      const backend = serveDevice(each.device, { platform, ...place, log, signal: stopped.signal });
+      const backend = serveDevice(each.device, {
+        platform,
+        ...place,
+        log,
+        signal: stopped.signal,
+        withProtocolFeatures: values['postcopy'] === true ? ProtocolFeature.pagefault : 0n,
+      });
       log('info', 'serving', { ...place, ...each.fields });
       return backend;
     });

@@ -3,6 +3,18 @@ import { GuestMemory, MemoryRegion, type RegionDescription } from '../memory/gue
 import type { Platform } from '../platform/platform.js';
 import type { OwnedFd } from './fd-bundle.js';
 
+/** Regions with their files. */
+export type RegionTable = readonly { readonly description: RegionDescription; readonly fd: OwnedFd }[];
+
+/** Memory that is mapped and not in use yet. One of the two ends it. */
+export interface PreparedMemory {
+  readonly regions: readonly MemoryRegion[];
+  /** Makes it the current memory. */
+  install(): void;
+  /** Lets go of it. */
+  cancel(): void;
+}
+
 /**
  * The front-end's memory as it now stands. Every change makes a new GuestMemory and lets go of the one before, which lives
  * on while rings or chains in flight still use it. A change that fails leaves everything as it was.
@@ -29,15 +41,27 @@ export class MemorySlots implements Disposable {
    * SET_MEM_TABLE: these regions instead of all before. The fds are only used to map. What does not change stays mapped:
    * QEMU sends the whole table again for every little change, and mapping a large guest takes long.
    */
-  replace(table: readonly { readonly description: RegionDescription; readonly fd: OwnedFd }[]): void {
+  replace(table: RegionTable): void {
+    this.prepare(table).install();
+  }
+
+  /** The first half of `replace`: maps what is to come, while what is there stays. */
+  prepare(table: RegionTable): PreparedMemory {
     this.#checkLimit(table.length);
     const regions: MemoryRegion[] = [];
-    this.#install(regions, () => {
+    const memory = this.#complete(regions, () => {
       for (const { description, fd } of table) {
         regions.push(this.#same(description, fd)?.retain() ?? this.#map(description, fd));
       }
     });
-    for (const region of regions) this.#origins.get(region)!.repeats = 0;
+    return {
+      regions,
+      install: () => {
+        for (const region of regions) this.#origins.get(region)!.repeats = 0;
+        this.#become(memory);
+      },
+      cancel: () => memory.release(),
+    };
   }
 
   /**
@@ -51,10 +75,11 @@ export class MemorySlots implements Disposable {
       return;
     }
     const regions = this.#held();
-    this.#install(regions, () => {
+    const memory = this.#complete(regions, () => {
       this.#checkLimit(regions.length + 1);
       regions.push(this.#map(description, fd));
     });
+    this.#become(memory);
   }
 
   /** REM_MEM_REG: the region with these addresses and this size; the file offset does not matter. */
@@ -73,9 +98,10 @@ export class MemorySlots implements Disposable {
       return;
     }
     const regions = this.#held();
-    this.#install(regions, () => {
+    const memory = this.#complete(regions, () => {
       for (const region of regions.splice(regions.indexOf(present), 1)) region.release();
     });
+    this.#become(memory);
   }
 
   /** Lets go of everything. */
@@ -112,18 +138,20 @@ export class MemorySlots implements Disposable {
     return (this.#current?.regions ?? []).map((region) => region.retain());
   }
 
-  /** Completes `regions`, each held once, and makes them the current memory; on a failure lets go of them. */
-  #install(regions: MemoryRegion[], complete: () => void): void {
-    let next: GuestMemory;
+  /** Completes `regions`, each held once, to a memory; on a failure lets go of them. */
+  #complete(regions: MemoryRegion[], complete: () => void): GuestMemory {
     try {
       complete();
-      next = new GuestMemory(regions);
+      return new GuestMemory(regions);
     } catch (error) {
       for (const region of regions) region.release();
       throw error;
     }
+  }
+
+  #become(memory: GuestMemory): void {
     this.#current?.release();
-    this.#current = next;
+    this.#current = memory;
   }
 
   #checkLimit(count: number): void {

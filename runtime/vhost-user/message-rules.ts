@@ -1,3 +1,4 @@
+import type { NegotiatedFeatures } from './negotiated-features.js';
 import type { FdRule, ReplyRule, RequestRow } from '../wire/index.js';
 
 /** How many fds go with a message: the row's rule applied to the payload. */
@@ -13,9 +14,10 @@ export function expectedFds(rule: FdRule, payload: unknown): { readonly min: num
   return rule;
 }
 
-/** The reply rule that holds with these protocol features. Named states belong to postcopy, which nobody offers. */
-export function replyRuleOf(row: RequestRow, acceptedProtocol: bigint): ReplyRule {
+/** The reply rule that holds with these features, in the state that the conversation is in. */
+export function replyRuleOf(row: RequestRow, features: NegotiatedFeatures): ReplyRule {
   const { when } = row.reply;
-  if (when === undefined || when.state !== null) return row.reply;
-  return (acceptedProtocol & when.protocol) === when.protocol ? when.then : row.reply;
+  if (when === undefined) return row.reply;
+  const holds = when.state === null ? features.hasProtocol(when.protocol) : features.states.has(when.state);
+  return holds ? when.then : row.reply;
 }

@@ -11,6 +11,8 @@ export class NegotiatedFeatures {
   accepted = 0n;
   /** Accepted protocol bits; 0n before SET_PROTOCOL_FEATURES. Kept over a reset. */
   acceptedProtocol = 0n;
+  /** Named states of the conversation that reply rules depend on, e.g. `postcopy-listening`. */
+  readonly states = new Set<string>();
   #protocolUsed = false;
 
   constructor(offered: bigint, offeredProtocol: bigint) {

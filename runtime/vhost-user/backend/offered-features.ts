@@ -25,7 +25,7 @@ const PROTOCOL_FEATURES =
   ProtocolFeature.status;
 
 /** Protocol bits that are served and offered only where the back-end's options ask for them; BackendOptions says why. */
-const PROTOCOL_FEATURES_ON_REQUEST = ProtocolFeature.inbandNotifications;
+const PROTOCOL_FEATURES_ON_REQUEST = ProtocolFeature.inbandNotifications | ProtocolFeature.pagefault;
 
 /** Virtio bits offered for a device; `without` takes some of them back. */
 export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
@@ -35,6 +35,8 @@ export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
 /** Protocol bits offered for a device: CONFIG only with a configuration space to show, RARP and MTU for what takes them. */
 export function offeredProtocolFeatures(device: VirtioDevice, onRequest: bigint): bigint {
   let features = PROTOCOL_FEATURES | (onRequest & PROTOCOL_FEATURES_ON_REQUEST);
+  // The two exclude each other, and QEMU accepts both where both are offered: its migration would fail halfway.
+  if ((features & ProtocolFeature.pagefault) !== 0n) features &= ~ProtocolFeature.configureMemSlots;
   if (device.config !== undefined) features |= ProtocolFeature.config;
   if (device.announce !== undefined) features |= ProtocolFeature.rarp;
   if (device.setMtu !== undefined) features |= ProtocolFeature.mtu;

@@ -85,7 +85,9 @@ export class RequestDispatcher {
     const refusal = this.#options.features.refusal(row.gate);
     if (refusal !== null) throw new VhostError('ERR_VHOST_GATE', refusal, { request: row.specName });
     if (isPostcopyGoOn(row, message)) return undefined;
-    const payload = decodePayload(row, message);
+    const rule = replyRuleOf(row, this.#options.features);
+    const mayBeEmpty = rule.kind === 'payload' && rule.confirmed === true;
+    const payload = decodePayload(row, mayBeEmpty ? orZero(message.payload) : message.payload);
     checkFds(row, payload, message.fds.count);
     return this.#options.handler(row)(payload, message.fds);
   }
@@ -101,8 +103,10 @@ export class RequestDispatcher {
   }
 
   #finish(row: RequestRow, message: ReceivedMessage, ackDue: boolean, reply: unknown): void {
-    const rule = replyRuleOf(row, this.#options.features.acceptedProtocol);
-    if (rule.kind === 'payload') {
+    const rule = replyRuleOf(row, this.#options.features);
+    // What only confirms the reply before it has none of its own.
+    const confirms = rule.kind === 'payload' && rule.confirmed === true && reply === undefined;
+    if (rule.kind === 'payload' && !confirms) {
       // A handler that gives nothing answers with an empty payload: that is how GET_CONFIG says that it cannot.
       const payload = rule.codec === null || reply === undefined ? null : encodeToBytes(rule.codec, reply);
       this.#send(row.id, payload, message.fds.takeAttached());
@@ -117,7 +121,7 @@ export class RequestDispatcher {
     const malformed = thrown instanceof MalformedMessage;
     const error = malformed ? thrown.error : named(row, thrown);
     // GET_CONFIG says that it cannot by an empty reply; everything else by an acknowledgement, if one was asked for.
-    const rule = row === undefined ? null : replyRuleOf(row, this.#options.features.acceptedProtocol);
+    const rule = row === undefined ? null : replyRuleOf(row, this.#options.features);
     const saysEmpty = rule?.kind === 'payload' && rule.empty === 'error';
     const due = saysEmpty || ackDue || this.#ackDue(message);
     if (due) this.#send(message.request, saysEmpty ? null : encodeToBytes(u64, FAILURE));
@@ -136,8 +140,12 @@ export class RequestDispatcher {
   }
 }
 
-function decodePayload(row: RequestRow, message: ReceivedMessage): unknown {
-  const { payload } = message;
+/** A confirmation is empty by the text, and a u64 of 0 by all who send one: a table of nothing. */
+function orZero(payload: Uint8Array): Uint8Array {
+  return payload.byteLength === 0 ? new Uint8Array(8) : payload;
+}
+
+function decodePayload(row: RequestRow, payload: Uint8Array): unknown {
   if (row.payload === null) {
     if (payload.byteLength === 0) return undefined;
     throw malformed('ERR_VHOST_PAYLOAD', row, `expected no payload, got ${payload.byteLength} bytes`);

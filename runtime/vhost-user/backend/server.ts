@@ -2,6 +2,7 @@ import { EventEmitter, on } from 'node:events';
 import { OptionError, PlatformError, type VhostUserError } from '../../errors.js';
 import { QueueLoop } from '../../device/queue-loop.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import type { Platform, SocketListener, SocketStream } from '../../platform/platform.js';
 import {
   ConnectingSource,
@@ -33,7 +34,10 @@ export interface BackendOptions {
   readonly withoutFeatures?: bigint;
   /**
    * Protocol features that are offered only when they are asked for here: INBAND_NOTIFICATIONS, which QEMU accepts without
-   * serving it, and GPA_ADDRESSES, whose bit front-ends on the crate vhost 0.16 take for another's.
+   * serving it; GPA_ADDRESSES, whose bit front-ends on the crate vhost 0.16 take for another's; and PAGEFAULT, for postcopy
+   * migration, which excludes CONFIGURE_MEM_SLOTS. In postcopy a front-end supplies the pages of its memory as they are
+   * touched, and one that does not stops this thread, so it is for front-ends that are trusted that far. A back-end with
+   * PAGEFAULT does not open where the system does not allow it (see Platform.openUserfault).
    */
   readonly withProtocolFeatures?: bigint;
 }
@@ -87,6 +91,8 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   open(): this {
     const { signal } = this.#options;
     signal?.throwIfAborted();
+    const { platform, withProtocolFeatures = 0n } = this.#options;
+    if ((withProtocolFeatures & ProtocolFeature.pagefault) !== 0n) checkUserfault(platform);
     this.#source = openSource(this.#options, {
       onConnection: (stream) => this.#connected(stream),
       onFailure: (error) => this.#close(error),
@@ -189,6 +195,13 @@ export function serveDevice(device: VirtioDevice, options: BackendOptions): Vhos
 /** The front-end closed its socket without reading all that was sent to it, as a killed one does. */
 function hungUp({ cause }: VhostUserError): boolean {
   return cause instanceof PlatformError && (cause.errno === 'ECONNRESET' || cause.errno === 'EPIPE');
+}
+
+/** Opens a userfaultfd to see whether one is to be had. Throws PlatformError. */
+function checkUserfault(platform: Platform): void {
+  const userfault = platform.openUserfault();
+  platform.closeFd(userfault.fd);
+  userfault.release();
 }
 
 function openSource(options: BackendOptions, callbacks: ConnectionCallbacks): ConnectionSource {

@@ -13,6 +13,7 @@ import { handlerOf } from './handlers/index.js';
 import { InflightRegions, type InflightShape } from './inflight-regions.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { OutgoingRequests } from './outgoing-requests.js';
+import { Postcopy } from './postcopy.js';
 import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
 
 export type Log = DeviceHost['log'];
@@ -56,6 +57,7 @@ export class BackendSession implements Disposable {
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
   readonly inflight: InflightRegions;
+  readonly postcopy: Postcopy;
   readonly log: Log;
   /** What the back-end asks of the front-end. */
   readonly outgoing: OutgoingRequests;
@@ -97,6 +99,8 @@ export class BackendSession implements Disposable {
       onTrouble: (error) => this.log('warn', 'the log fd cannot be signalled', { error }),
     });
     this.inflight = new InflightRegions(platform);
+    const { stream } = options;
+    this.postcopy = new Postcopy({ platform, stream, features: this.features, memory: this.memory });
     let resolveClosed!: (reason: VhostUserError | null) => void;
     this.closed = new Promise((resolve) => (resolveClosed = resolve));
     this.#resolveClosed = resolveClosed;
@@ -137,6 +141,8 @@ export class BackendSession implements Disposable {
   end(reason: VhostUserError | null = null): void {
     if (this.#ended) return;
     this.#ended = true;
+    // Before anything here touches memory whose pages nobody supplies any more.
+    this.postcopy[Symbol.dispose]();
     for (const vring of this.#vrings.values()) vring.close();
     this.#vrings.clear();
     this.outgoing.close();
@@ -295,7 +301,9 @@ export class BackendSession implements Disposable {
           ? 'dirty log'
           : null;
     if (what === null) return;
-    this.end(new VhostError('ERR_VHOST_STATE', `the front-end truncated the ${what}; its pages are lost`));
+    // In postcopy memory is withdrawn when the front-end is gone, whether the loop has heard of that or not.
+    const why = this.postcopy.listening ? 'truncated, or supplies no more, the' : 'truncated the';
+    this.end(new VhostError('ERR_VHOST_STATE', `the front-end ${why} ${what}; its pages are lost`));
   }
 
   #resetDevice(): void {

@@ -19,6 +19,8 @@ export interface RequestOptions {
   readonly fds?: readonly number[];
   /** Ask for an acknowledgement. Without it: whenever REPLY_ACK is negotiated. */
   readonly needReply?: boolean;
+  /** This is the second, empty request that confirms the reply to the first; nothing answers it. */
+  readonly confirms?: boolean;
   /** Receives the reply's fds, which are then the caller's to close. Without it they are closed. */
   readonly replyFds?: number[];
   /** Bounds the wait for the reply. What was asked may happen all the same, so the connection ends with it. */
@@ -123,10 +125,11 @@ export class RequestChannel implements Disposable {
     const bytes = row.payload === null ? new Uint8Array(0) : encodeToBytes(row.payload, payload);
     const fds = options.fds ?? [];
     if (this.#checked) this.#check(row, payload, fds.length);
-    const rule = replyRuleOf(row, this.features.acceptedProtocol);
+    const rule = replyRuleOf(row, this.features);
     const acknowledges = this.features.hasProtocol(ProtocolFeature.replyAck);
     const needReply = options.needReply ?? (acknowledges && rule.kind === 'ack');
-    const answered = rule.kind === 'payload' || (needReply && acknowledges);
+    const confirms = options.confirms === true && rule.kind === 'payload' && rule.confirmed === true;
+    const answered = (rule.kind === 'payload' && !confirms) || (needReply && acknowledges);
     const reply = answered ? this.#expect(row, rule, options) : undefined;
     this.#messages.send(row.id, needReply ? HeaderFlag.needReply : 0, bytes, this.#duplicates(fds));
     return reply;

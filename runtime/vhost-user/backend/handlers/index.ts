@@ -10,6 +10,7 @@ import { logHandlers } from './log.js';
 import { inflightHandlers } from './inflight.js';
 import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
+import { postcopyHandlers } from './postcopy.js';
 import { refusedHandlers } from './refused.js';
 import { statusHandlers } from './status.js';
 import { vringHandlers } from './vrings.js';
@@ -25,6 +26,7 @@ const handlers: Handlers = {
   ...statusHandlers,
   ...networkHandlers,
   ...inflightHandlers,
+  ...postcopyHandlers,
   ...refusedHandlers,
 };
 

@@ -15,9 +15,6 @@ export const refusedHandlers: Handlers<
   | 'setVringEndian'
   | 'createCryptoSession'
   | 'closeCryptoSession'
-  | 'postcopyAdvise'
-  | 'postcopyListen'
-  | 'postcopyEnd'
   | 'gpuSetSocket'
   | 'getSharedObject'
   | 'setDeviceStateFd'
@@ -32,9 +29,6 @@ export const refusedHandlers: Handlers<
   setVringEndian: refuse(NOT_OFFERED),
   createCryptoSession: refuse(NOT_OFFERED),
   closeCryptoSession: refuse(NOT_OFFERED),
-  postcopyAdvise: refuse(NOT_OFFERED),
-  postcopyListen: refuse(NOT_OFFERED),
-  postcopyEnd: refuse(NOT_OFFERED),
   getSharedObject: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
   checkDeviceState: refuse(NOT_OFFERED),
