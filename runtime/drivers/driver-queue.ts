@@ -42,7 +42,7 @@ interface Transfer {
 
 /** Who adds to the ring directly, and has to do so again on a fresh one. */
 export interface QueueUser {
-  /** The device that had the chains is gone: collects what it used. */
+  /** The device that had the chains is gone: collects what it used. Another one takes over, in this ring or a fresh one. */
   abandoned(): void;
   /** The ring is a fresh one, `queue.driver`: adds what the device before had not used. */
   restarted(): void;
@@ -156,6 +156,17 @@ export class DriverQueue {
     driver.publish();
     if (transfers.length > 0) this.#collect();
     this.#wakeAll();
+  }
+
+  /**
+   * Another device takes over and finishes what the one before had in flight, in the ring as it is. What that one used, called or
+   * not, is collected.
+   */
+  resume(): void {
+    for (const user of this.#users) user.abandoned();
+    this.#failed = null;
+    this.#wakeAll();
+    if (this.#transfers.size > 0) this.#collect();
   }
 
   /** What a stopped device has used reaches its transfers. */

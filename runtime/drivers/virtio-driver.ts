@@ -67,7 +67,8 @@ interface Ring {
 
 /**
  * A whole driver of one device behind a back-end: it connects, negotiates, shares memory, and runs the rings. Typed clients
- * stand on its queues. When the back-end is restarted (`listen`, `reconnect`), what was under way is issued again.
+ * stand on its queues. When the back-end is restarted (`listen`, `reconnect`), what was under way is finished by the next one,
+ * exactly once where both keep record of it (INFLIGHT_SHMFD); otherwise it is issued again.
  *
  * @example
  * ```ts
@@ -197,6 +198,10 @@ export class VirtioDriver implements Disposable {
         queue.restart(() => memory.start());
         return encodeBase(initialVirtqueueState(this.format));
       },
+      resume: () => {
+        queue.resume();
+        return encodeBase(usedPosition(queue.driver.state()));
+      },
     };
   }
 
@@ -226,6 +231,13 @@ export class VirtioDriver implements Disposable {
   #rebind(): void {
     for (const { queue } of this.#rings) queue.driver.rebind(this.memory.memory);
   }
+}
+
+/** Where a ring stands of which nothing is in flight: available chains go on where used ones end. */
+function usedPosition(state: VirtqueueState): VirtqueueState {
+  const { nextUsed } = state;
+  if (state.format === 'split') return { ...state, nextAvailable: nextUsed };
+  return { ...state, nextAvailable: nextUsed, availableWrap: state.usedWrap };
 }
 
 function checkStop(theirs: VirtqueueState, own: VirtqueueState): void {

@@ -28,6 +28,7 @@ export const SUPPORTED_PROTOCOL_FEATURES =
   ProtocolFeature.backendReq |
   ProtocolFeature.config |
   ProtocolFeature.backendSendFd |
+  ProtocolFeature.inflightShmfd |
   ProtocolFeature.resetDevice |
   ProtocolFeature.configureMemSlots |
   ProtocolFeature.status;

@@ -16,6 +16,7 @@ import {
   SingleSource,
 } from './connections.js';
 import type { ConnectOptions, FrontendOptions } from './frontend-options.js';
+import { InflightMemory } from './inflight-memory.js';
 import type { RequestChannel } from './request-channel.js';
 import { FrontendVring, type VringSetup } from './vring.js';
 
@@ -39,6 +40,7 @@ export type { ConnectOptions, FrontendEvents, FrontendOptions } from './frontend
 export class Frontend extends BackendLink {
   protected readonly self = this;
   readonly #vrings = new Map<number, FrontendVring>();
+  readonly #inflight = new InflightMemory(this.options.platform);
   readonly #inbandKicks = new Map<number, Notice>();
   #driverOk = false;
 
@@ -96,6 +98,7 @@ export class Frontend extends BackendLink {
       vring.prepare(setup);
       return vring;
     });
+    if (![...this.#vrings.values()].some(({ started }) => started)) await this.#trackInflight(vrings, signal);
     await this.#startAll(vrings, signal);
   }
 
@@ -255,12 +258,41 @@ export class Frontend extends BackendLink {
   protected async replayRings(signal: AbortSignal | undefined): Promise<void> {
     this.#driverOk = false;
     const started = [...this.#vrings.values()].filter((vring) => vring.started);
-    for (const vring of started) vring.base = vring.setup?.restore?.() ?? vring.base;
+    // With the region of the back-end before, this one goes on where that one was cut off. Otherwise everything that was
+    // under way is issued again, on fresh rings.
+    const resumes =
+      this.#inflight.held &&
+      this.#has(ProtocolFeature.inflightShmfd) &&
+      started.every(({ setup }) => setup?.restore === undefined || setup.resume !== undefined);
+    if (!resumes) this.#inflight[Symbol.dispose]();
+    for (const vring of started) {
+      const ready = resumes ? vring.setup?.resume : vring.setup?.restore;
+      vring.base = ready?.() ?? vring.base;
+    }
+    if (resumes) await this.#inflight.give(this.channel, signal);
+    else await this.#trackInflight(started, signal);
     await this.#startAll(started, signal);
   }
 
   protected released(): void {
     for (const vring of this.#vrings.values()) vring.close();
+    this.#inflight[Symbol.dispose]();
+  }
+
+  /**
+   * Before the first rings start: has the back-end keep record of what is in flight, where it can. The region is asked for
+   * once; again only when it is too small.
+   */
+  async #trackInflight(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
+    if (vrings.length === 0 || !this.#has(ProtocolFeature.inflightShmfd)) return;
+    const { queueCount } = this.negotiated;
+    const most = queueCount === null ? Infinity : queueCount * (this.options.ringsPerQueue ?? 1);
+    const queues = Math.max(
+      Math.min(this.options.queues ?? 1, most),
+      ...vrings.map(({ index }) => index + 1),
+    );
+    const size = Math.max(...vrings.map(({ setup }) => setup!.size));
+    if (!this.#inflight.covers(queues, size)) await this.#inflight.obtain(this.channel, queues, size, signal);
   }
 
   async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {

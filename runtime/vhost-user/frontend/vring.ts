@@ -21,6 +21,11 @@ export interface VringSetup {
    * and returns its base. Without it the ring goes on from where it was started or stopped last.
    */
   readonly restore?: () => number;
+  /**
+   * Called in place of `restore` when the new back-end goes on with what the one before had in flight: the ring's memory is
+   * to stay as it is. Returns its base, where the used elements end.
+   */
+  readonly resume?: () => number;
 }
 
 /** What a ring notifies with: an eventfd, a message, or nothing, when the other side polls. */

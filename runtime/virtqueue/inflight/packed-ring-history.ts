@@ -22,7 +22,7 @@ export function isOfAnotherLife(
   const { position, parked } = found;
   if (offered >= 0) {
     const slots = parked.reduce((sum, chain) => sum + chain.slots, 0);
-    return position.used !== 0 || position.wrap !== 1 || slots > offered;
+    return position.used !== 0 || position.wrap !== 1 || slots === 0 || slots > offered;
   }
   return parked.length === 0 && !fits(ring, size, position) && fits(ring, size, base);
 }
