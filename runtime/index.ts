@@ -27,7 +27,8 @@ export function serve(device: VirtioDevice, options: ServeOptions): VhostUserBac
 
 export * from './device/index.js';
 export { VhostUserBackend, type BackendEvents, type BackendOptions } from './vhost-user/backend/server.js';
-export { BackendSession, type Log, type SessionLimits } from './vhost-user/backend/session.js';
+export { BackendSession, type Log } from './vhost-user/backend/session.js';
+export { DEFAULT_LIMITS, type SessionLimits } from './vhost-user/backend/session-limits.js';
 export {
   Frontend,
   type ConnectOptions,

@@ -28,6 +28,10 @@ export interface MessageStreamOptions {
   readonly receives: 'requests' | 'replies';
   /** Largest payload in bytes; a header that announces more ends the stream. */
   readonly maxPayload: number;
+  /** File descriptors with one message; more end the stream. MESSAGE_FDS when absent. */
+  readonly maxFds?: number;
+  /** Whole messages read ahead while one is being handled. WAITING_MESSAGES when absent. */
+  readonly maxWaiting?: number;
   /** Called with each whole message, in order. */
   readonly onMessage: (message: ReceivedMessage) => void;
   /** Called once when nothing more will come: null at an orderly end between two messages, else the reason. */
@@ -36,11 +40,11 @@ export interface MessageStreamOptions {
 
 const HEADER_SIZE = MessageHeader.maxSize;
 /** More fds than any message carries; a peer that sends more with one message is cut off. */
-const MAX_FDS = 64;
+export const MESSAGE_FDS = 64;
 /** Reads before everything else on the loop has its turn. */
 const READS_A_TURN = 64;
 /** Whole messages that may wait while one is being handled. Behind them the socket's own buffer holds the peer back. */
-const MAX_WAITING = 8;
+export const WAITING_MESSAGES = 8;
 
 /**
  * Messages over one socket, both ways.
@@ -52,13 +56,15 @@ const MAX_WAITING = 8;
  * fds belong to the message whose bytes they came with. (The text puts them beside the first byte; a peer that writes
  * header and payload separately may attach them to either.)
  *
- * While the receiver has called `pause`, up to MAX_WAITING messages are read ahead, so that a peer that hangs up is
+ * While the receiver has called `pause`, up to `maxWaiting` messages are read ahead, so that a peer that hangs up is
  * noticed. While anything waits to be sent nothing is read: a peer that does not fetch its replies gets no new ones.
  */
 export class MessageStream implements Disposable {
   readonly #options: MessageStreamOptions;
   readonly #stream: SocketStream;
   readonly #connection = nextConnection();
+  readonly #maxFds: number;
+  readonly #maxWaiting: number;
 
   readonly #header = new Uint8Array(HEADER_SIZE);
   #payload: Uint8Array | null = null;
@@ -80,6 +86,8 @@ export class MessageStream implements Disposable {
 
   constructor(options: MessageStreamOptions) {
     this.#options = options;
+    this.#maxFds = options.maxFds ?? MESSAGE_FDS;
+    this.#maxWaiting = options.maxWaiting ?? WAITING_MESSAGES;
     this.#stream = options.stream;
     this.#fds = new FdBundle(options.platform);
   }
@@ -91,6 +99,11 @@ export class MessageStream implements Disposable {
 
   get closed(): boolean {
     return this.#closed;
+  }
+
+  /** Messages that the peer has not fetched yet. */
+  get unsent(): number {
+    return this.#outgoing.length;
   }
 
   /** Delivers no message until `resume`. */
@@ -142,7 +155,7 @@ export class MessageStream implements Disposable {
       !this.#closed &&
       this.#ended === null &&
       this.#outgoing.length === 0 &&
-      this.#waiting.length < MAX_WAITING;
+      this.#waiting.length < this.#maxWaiting;
     if (wanted === this.#reading) return;
     this.#reading = wanted;
     if (!this.#closed) this.#stream.onReadable(wanted ? this.#readable : null);
@@ -164,8 +177,11 @@ export class MessageStream implements Disposable {
   #receive(): boolean {
     const into = this.#payload ?? this.#header;
     const count = this.#stream.receive(into.subarray(this.#filled), this.#fds.pending);
-    if (this.#fds.count > MAX_FDS) {
-      throw new VhostError('ERR_VHOST_FDS', `more than ${MAX_FDS} file descriptors came with one message`);
+    if (this.#fds.count > this.#maxFds) {
+      throw new VhostError(
+        'ERR_VHOST_FDS',
+        `more than ${this.#maxFds} file descriptors came with one message`,
+      );
     }
     if (count < 0) return false;
     if (count === 0) {

@@ -25,6 +25,8 @@ import { VringSignals, type VringSignalsContext } from './vring-signals.js';
 /** What a ring needs of its session. */
 export interface VringContext extends VringSignalsContext {
   readonly device: VirtioDevice;
+  /** Largest ring, whatever the device takes. */
+  readonly maxSize: number;
   readonly loop: QueueLoop;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
@@ -39,8 +41,6 @@ export interface VringContext extends VringSignalsContext {
 
 /** Largest queue of a device that states none. */
 const DEFAULT_MAX_SIZE = 1024;
-/** Largest queue of the specification. */
-const MAX_SIZE = 32768;
 
 /**
  * One ring as the conversation sees it. It exists from its first mention, since front-ends name rings before they
@@ -107,7 +107,8 @@ export class Vring {
   /** SET_VRING_NUM. */
   setSize(size: number): void {
     this.#mustNotRun('its size');
-    const limit = Math.min(this.#context.device.maxQueueSize ?? DEFAULT_MAX_SIZE, MAX_SIZE);
+    const { device, maxSize } = this.#context;
+    const limit = Math.min(device.maxQueueSize ?? DEFAULT_MAX_SIZE, maxSize);
     if (size < 1 || size > limit) throw this.#payload(`a size from 1 to ${limit}`, String(size));
     this.#size = size;
     this.#goLive(false);

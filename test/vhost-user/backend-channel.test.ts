@@ -3,7 +3,7 @@ import * as assert from 'uvu/assert';
 import { VhostError } from '../../runtime/errors.js';
 import { createFakePlatform } from '../../runtime/platform/fake.js';
 import type { SocketStream } from '../../runtime/platform/platform.js';
-import { BackendChannel, MAX_UNANSWERED } from '../../runtime/vhost-user/backend/backend-channel.js';
+import { BackendChannel, UNANSWERED_REQUESTS } from '../../runtime/vhost-user/backend/backend-channel.js';
 import { Notice } from '../../runtime/vhost-user/notice.js';
 import { NegotiatedFeatures } from '../../runtime/vhost-user/negotiated-features.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
@@ -176,7 +176,7 @@ test('a front-end that never answers gets a bounded number of requests, and thei
   const { platform, channel, front } = open();
   const fd = platform.createSharedMemory('file', 4096n);
   const map = { shmid: 0, fdOffset: 0n, shmOffset: 0n, length: 4096n, flags: 0n };
-  const waiting = Array.from({ length: MAX_UNANSWERED }, () =>
+  const waiting = Array.from({ length: UNANSWERED_REQUESTS }, () =>
     code(channel.request('backendShmemMap', map, { fds: [fd] })),
   );
   assert.is(await code(channel.request('backendShmemMap', map, { fds: [fd] })), 'ERR_VHOST_STATE');

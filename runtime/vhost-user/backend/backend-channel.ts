@@ -16,6 +16,9 @@ export interface BackendChannelOptions {
   readonly platform: Platform;
   readonly stream: SocketStream;
   readonly maxPayload: number;
+  readonly maxFds?: number;
+  /** Requests that may be under way; UNANSWERED_REQUESTS when absent. */
+  readonly maxUnanswered?: number;
   /** Gates of the requests and REPLY_ACK follow it. */
   readonly features: NegotiatedFeatures;
   /** The front-end ended the channel, or sent what is no answer; the conversation goes on without it. */
@@ -37,8 +40,8 @@ interface Expected {
   readonly reject: (error: unknown) => void;
 }
 
-/** Requests that may wait for their answers; a front-end that leaves more unanswered gets no further ones. */
-export const MAX_UNANSWERED = 1024;
+/** Requests that may be under way; a front-end that leaves more unanswered, or unread, gets no further ones. */
+export const UNANSWERED_REQUESTS = 1024;
 
 /**
  * The back-end's own requests to the front-end, over the socket that SET_BACKEND_REQ_FD brought, typed by the generated
@@ -64,6 +67,7 @@ export class BackendChannel implements Disposable {
       socket: 'backend-request',
       receives: 'replies',
       maxPayload: options.maxPayload,
+      ...(options.maxFds === undefined ? {} : { maxFds: options.maxFds }),
       onMessage: (message) => this.#answered(message),
       onEnd: (error) =>
         this.#fail(
@@ -78,9 +82,9 @@ export class BackendChannel implements Disposable {
     return this.#end !== null;
   }
 
-  /** Requests that wait for their answers. */
+  /** Requests that wait for their answers, or for the front-end to read them. */
   get unanswered(): number {
-    return this.#expected.length;
+    return Math.max(this.#expected.length, this.#messages.unsent);
   }
 
   /**
@@ -131,8 +135,9 @@ export class BackendChannel implements Disposable {
         request,
       });
     }
-    if (this.#expected.length >= MAX_UNANSWERED) {
-      const text = `the front-end has left ${this.#expected.length} requests unanswered`;
+    const { unanswered } = this;
+    if (unanswered >= (this.#options.maxUnanswered ?? UNANSWERED_REQUESTS)) {
+      const text = `the front-end has left ${unanswered} requests unanswered`;
       throw new VhostError('ERR_VHOST_STATE', text, { request });
     }
     const bytes = row.payload === null ? new Uint8Array(0) : encodeToBytes(row.payload, payload);

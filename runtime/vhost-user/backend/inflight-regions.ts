@@ -28,10 +28,13 @@ interface Region {
  */
 export class InflightRegions implements Disposable {
   readonly #platform: Platform;
+  readonly #limit: number;
   #region: Region | null = null;
 
-  constructor(platform: Platform) {
+  /** `limit`: bytes of the largest region. */
+  constructor(platform: Platform, limit: number) {
     this.#platform = platform;
+    this.#limit = limit;
   }
 
   /** GET_INFLIGHT_FD. Gives the fd that goes with the reply. Throws VhostError or PlatformError. */
@@ -40,7 +43,7 @@ export class InflightRegions implements Disposable {
     shape: InflightShape,
   ): { readonly fd: OwnedFd; readonly description: InflightDescription } {
     checkCounts(numQueues, queueSize, shape.queues);
-    const mmapSize = sizeOf(numQueues, queueSize, shape.format);
+    const mmapSize = this.#sizeOf(numQueues, queueSize, shape.format);
     const fd = new OwnedFd(this.#platform, this.#platform.createSharedMemory('inflight', mmapSize));
     try {
       const description = { mmapSize, mmapOffset: 0n, numQueues, queueSize };
@@ -56,7 +59,7 @@ export class InflightRegions implements Disposable {
   set(description: InflightDescription, fd: OwnedFd, shape: InflightShape): void {
     const { mmapSize, mmapOffset, numQueues, queueSize } = description;
     checkCounts(numQueues, queueSize, shape.queues);
-    const needed = sizeOf(numQueues, queueSize, shape.format);
+    const needed = this.#sizeOf(numQueues, queueSize, shape.format);
     if (mmapSize < needed) {
       throw payload(`at least ${needed} bytes for ${numQueues} queues of ${queueSize}`, `${mmapSize}`);
     }
@@ -93,6 +96,17 @@ export class InflightRegions implements Disposable {
   [Symbol.dispose](): void {
     this.#region?.mapping.unmap();
     this.#region = null;
+  }
+
+  #sizeOf(numQueues: number, queueSize: number, format: 'split' | 'packed'): bigint {
+    const size = sizeOf(numQueues, queueSize, format);
+    if (size > BigInt(this.#limit)) {
+      throw payload(
+        `at most ${this.#limit} bytes of in-flight memory`,
+        `${numQueues} queues of ${queueSize}, ${size} bytes`,
+      );
+    }
+    return size;
   }
 
   /** Only as much is mapped as the queues take: the rest of the file is not ours. */

@@ -10,11 +10,12 @@ import type { OwnedFd } from '../fd-bundle.js';
 import type { NegotiatedFeatures } from '../negotiated-features.js';
 import { Notice } from '../notice.js';
 import { BackendChannel, type BackendRequestOptions } from './backend-channel.js';
+import type { SessionLimits } from './session-limits.js';
 
 export interface OutgoingContext {
   readonly platform: Platform;
   readonly features: NegotiatedFeatures;
-  readonly maxPayload: number;
+  readonly limits: Pick<Required<SessionLimits>, 'maxPayload' | 'messageFds' | 'unansweredRequests'>;
   /** Every ring is stopped: the device is suspended and sends nothing. */
   readonly suspended: () => boolean;
   /** The ring was started and is not stopped yet. */
@@ -50,7 +51,7 @@ export class OutgoingRequests implements Disposable {
 
   /** SET_BACKEND_REQ_FD: takes the fd over. A channel that was there before is closed, and what waits on it fails. */
   open(fd: OwnedFd): void {
-    const { platform, maxPayload, features } = this.#context;
+    const { platform, limits, features } = this.#context;
     const socket = platform.adoptSocket(fd.fd);
     fd.release();
     if (socket.kind === 'listener') {
@@ -59,7 +60,15 @@ export class OutgoingRequests implements Disposable {
     }
     this.#channel?.close();
     const onEnd = (error: VhostError): void => this.#trouble(error);
-    this.#channel = new BackendChannel({ platform, stream: socket, maxPayload, features, onEnd });
+    this.#channel = new BackendChannel({
+      platform,
+      stream: socket,
+      maxPayload: limits.maxPayload,
+      maxFds: limits.messageFds,
+      maxUnanswered: limits.unansweredRequests,
+      features,
+      onEnd,
+    });
     this.retry();
   }
 

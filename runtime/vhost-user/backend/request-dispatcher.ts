@@ -29,12 +29,6 @@ export interface DispatcherOptions {
 
 /** An acknowledgement that says no. */
 const FAILURE = 1n;
-/** Largest payload of any request there is. */
-const LARGEST_PAYLOAD = Math.max(
-  ...Object.values(frontendRequests).map((row: RequestRow) => row.payload?.maxSize ?? 0),
-);
-/** Default limit of a payload in bytes: what the table knows, and some room for what it does not. */
-export const DEFAULT_MAX_PAYLOAD = Math.max(LARGEST_PAYLOAD, 4096);
 
 /** The message itself is not what its row says, as opposed to one that is refused. */
 class MalformedMessage {

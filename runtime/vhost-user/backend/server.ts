@@ -1,5 +1,5 @@
 import { EventEmitter, on } from 'node:events';
-import { OptionError, PlatformError, type VhostUserError } from '../../errors.js';
+import { OptionError, PlatformError, VhostError, type VhostUserError } from '../../errors.js';
 import { QueueLoop } from '../../device/queue-loop.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
@@ -11,7 +11,8 @@ import {
   type ConnectionCallbacks,
   type ConnectionSource,
 } from './connections.js';
-import { BackendSession, type Log, type SessionLimits } from './session.js';
+import { BackendSession, type Log } from './session.js';
+import { checkedLimits, type SessionLimits } from './session-limits.js';
 
 export interface BackendOptions {
   readonly platform: Platform;
@@ -51,9 +52,6 @@ export interface BackendEvents {
   close: [];
 }
 
-/** Connections that may wait for the session before them to end; further ones are closed. */
-const MAX_WAITING = 16;
-
 /**
  * Serves a device to one front-end after the other. A connection that comes while another is served waits for its end.
  * It ends by `close`, by the signal or at the end of a `using` block; the session that runs then is ended too.
@@ -66,9 +64,14 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   readonly #options: BackendOptions;
   readonly #loop: QueueLoop;
   readonly #log: Log;
+  readonly #limits: Required<SessionLimits>;
   readonly #waiting: SocketStream[] = [];
   #source: ConnectionSource | null = null;
   #session: BackendSession | null = null;
+  /** When the session that runs was connected, in milliseconds of the process. */
+  #connectedAt = 0;
+  /** Ends a silent session when its time is up. */
+  #patience: NodeJS.Timeout | undefined;
   #closed = false;
 
   constructor(device: VirtioDevice, options: BackendOptions) {
@@ -76,6 +79,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
     this.#device = device;
     this.#options = options;
     this.#log = options.log ?? (() => undefined);
+    this.#limits = checkedLimits(options.limits);
     const { spinMicroseconds } = options;
     this.#loop = new QueueLoop(spinMicroseconds === undefined ? {} : { spinMicroseconds });
     let finish!: (error?: unknown) => void;
@@ -132,11 +136,12 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   readonly #aborted = (): void => this.#close();
 
   #connected(stream: SocketStream): void {
-    if (this.#closed || this.#waiting.length >= MAX_WAITING) {
+    if (this.#closed || this.#waiting.length >= this.#limits.waitingConnections) {
       stream.close();
       if (!this.#closed) this.#log('warn', 'too many connections wait: closed one');
     } else if (this.#session !== null) {
       this.#waiting.push(stream);
+      this.#hurry(this.#session);
       this.#log('info', 'a connection waits for the session before it to end');
     } else {
       this.#serve(stream);
@@ -144,22 +149,40 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   }
 
   #serve(stream: SocketStream): void {
-    const { platform, limits, withoutFeatures, withProtocolFeatures } = this.#options;
+    const { platform, withoutFeatures, withProtocolFeatures } = this.#options;
     const session = new BackendSession({
       platform,
       device: this.#device,
       stream,
       loop: this.#loop,
       log: this.#log,
-      limits: limits ?? {},
+      limits: this.#limits,
       withoutFeatures: withoutFeatures ?? 0n,
       withProtocolFeatures: withProtocolFeatures ?? 0n,
     });
     this.#session = session;
+    this.#connectedAt = performance.now();
     void session.closed.then((reason) => this.#sessionEnded(session, reason));
     this.#log('info', 'a front-end connected');
     this.emit('session', session);
     session.start();
+    if (this.#waiting.length > 0) this.#hurry(session);
+  }
+
+  /** Somebody waits: a session that says nothing has its time and no longer. */
+  #hurry(session: BackendSession): void {
+    const { silence } = this.#limits;
+    if (silence === Infinity || !session.silent || this.#patience !== undefined) return;
+    const left = Math.max(0, this.#connectedAt + silence - performance.now());
+    this.#patience = setTimeout(() => {
+      if (!session.silent) return;
+      session.end(
+        new VhostError(
+          'ERR_VHOST_STATE',
+          `the front-end has said nothing for ${silence} ms, and another one waits`,
+        ),
+      );
+    }, left);
   }
 
   #sessionEnded(session: BackendSession, reason: VhostUserError | null): void {
@@ -167,6 +190,8 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
     else if (hungUp(reason)) this.#log('info', 'the session ended: the front-end hung up', { error: reason });
     else this.#log('error', `the session ended: ${reason.message}`, { code: reason.code, error: reason });
     this.#session = null;
+    clearTimeout(this.#patience);
+    this.#patience = undefined;
     this.emit('sessionEnd', session, reason);
     if (this.#closed) return;
     const next = this.#waiting.shift();

@@ -14,7 +14,8 @@ import { InflightRegions, type InflightShape } from './inflight-regions.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { OutgoingRequests } from './outgoing-requests.js';
 import { Postcopy } from './postcopy.js';
-import { DEFAULT_MAX_PAYLOAD, RequestDispatcher } from './request-dispatcher.js';
+import { RequestDispatcher } from './request-dispatcher.js';
+import type { SessionLimits } from './session-limits.js';
 
 export type Log = DeviceHost['log'];
 
@@ -24,23 +25,13 @@ export interface SessionOptions {
   readonly stream: SocketStream;
   readonly loop: QueueLoop;
   readonly log: Log;
-  readonly limits: SessionLimits;
+  readonly limits: Required<SessionLimits>;
   /** Virtio bits that are not offered although device and library could. */
   readonly withoutFeatures: bigint;
   /** Protocol bits that are offered although they are not by default. */
   readonly withProtocolFeatures: bigint;
 }
 
-export interface SessionLimits {
-  /** Largest payload of a message, in bytes. Default: what the largest request needs. */
-  readonly maxPayload?: number;
-  /** Memory regions at a time. Default 509, as other back-ends have it. */
-  readonly memorySlots?: number;
-  /** Longest dirty log in bytes. Default and most: 1 GiB, which covers 32 TiB of guest addresses. */
-  readonly logSize?: number;
-}
-
-const DEFAULT_MEMORY_SLOTS = 509;
 /** Looks for lost memory are this many turns apart when there are many regions to look at. */
 const LOOK_EVERY_TURNS = 32;
 /** So few regions are looked at after every turn. */
@@ -59,6 +50,8 @@ export class BackendSession implements Disposable {
   readonly inflight: InflightRegions;
   readonly postcopy: Postcopy;
   readonly log: Log;
+  /** Rings that the front-end may use. */
+  readonly queueCount: number;
   /** What the back-end asks of the front-end. */
   readonly outgoing: OutgoingRequests;
   readonly dirtyLogging: DirtyLogging;
@@ -68,6 +61,7 @@ export class BackendSession implements Disposable {
   readonly #options: SessionOptions;
   readonly #messages: MessageStream;
   readonly #vrings = new Map<number, Vring>();
+  #heard = false;
   #enabledFromStart = false;
   #status = 0;
   #turns = 0;
@@ -79,26 +73,26 @@ export class BackendSession implements Disposable {
     this.device = device;
     this.platform = platform;
     this.log = options.log;
-    const maxPayload = limits.maxPayload ?? DEFAULT_MAX_PAYLOAD;
+    this.queueCount = Math.min(device.queueCount, limits.queues);
     this.features = new NegotiatedFeatures(
       offeredFeatures(device, options.withoutFeatures),
       offeredProtocolFeatures(device, options.withProtocolFeatures),
     );
-    this.memory = new MemorySlots(platform, limits.memorySlots ?? DEFAULT_MEMORY_SLOTS);
+    this.memory = new MemorySlots(platform, limits.memorySlots);
     this.outgoing = new OutgoingRequests({
       platform,
       features: this.features,
-      maxPayload,
+      limits,
       suspended: () => this.suspended,
       runs: (ring) => isRunning(this.#vrings.get(ring)),
       log: (level, message, fields) => void (this.#ended || this.log(level, message, fields)),
     });
     this.dirtyLogging = new DirtyLogging({
       platform,
-      ...(limits.logSize === undefined ? {} : { limit: limits.logSize }),
+      limit: limits.logSize,
       onTrouble: (error) => this.log('warn', 'the log fd cannot be signalled', { error }),
     });
-    this.inflight = new InflightRegions(platform);
+    this.inflight = new InflightRegions(platform, limits.inflightSize);
     const { stream } = options;
     this.postcopy = new Postcopy({ platform, stream, features: this.features, memory: this.memory });
     let resolveClosed!: (reason: VhostUserError | null) => void;
@@ -110,8 +104,13 @@ export class BackendSession implements Disposable {
       stream: options.stream,
       socket: 'main',
       receives: 'requests',
-      maxPayload,
-      onMessage: (message) => dispatcher.handle(message),
+      maxPayload: limits.maxPayload,
+      maxFds: limits.messageFds,
+      maxWaiting: limits.waitingMessages,
+      onMessage: (message) => {
+        this.#heard = true;
+        dispatcher.handle(message);
+      },
       onEnd: (error) => this.end(error),
     });
     const dispatcher = new RequestDispatcher({
@@ -158,14 +157,19 @@ export class BackendSession implements Disposable {
     this.end();
   }
 
+  /** Not one whole request has come yet. */
+  get silent(): boolean {
+    return !this.#heard;
+  }
+
   // --- rings
 
   /** The ring with this index, from its first mention on. Throws ERR_VHOST_PAYLOAD when the device has no such ring. */
   vring(index: number): Vring {
-    if (index >= this.device.queueCount) {
+    if (index >= this.queueCount) {
       throw new VhostError(
         'ERR_VHOST_PAYLOAD',
-        `ring ${index}: the device has ${this.device.queueCount}, numbered from 0`,
+        `ring ${index}: the device has ${this.queueCount}, numbered from 0`,
       );
     }
     let vring = this.#vrings.get(index);
@@ -175,6 +179,7 @@ export class BackendSession implements Disposable {
         {
           platform: this.platform,
           device: this.device,
+          maxSize: this.#options.limits.queueSize,
           loop: this.#options.loop,
           features: this.features,
           memory: this.memory,
@@ -209,7 +214,7 @@ export class BackendSession implements Disposable {
 
   get inflightShape(): InflightShape {
     const format = this.features.has(VirtioFeature.ringPacked) ? 'packed' : 'split';
-    return { format, queues: this.device.queueCount };
+    return { format, queues: this.queueCount };
   }
 
   // --- what handlers do beyond one ring

@@ -24,7 +24,7 @@ export const featureHandlers: Handlers<
       throw error;
     }
   },
-  getQueueNum: (session) => BigInt(session.device.queueCount),
+  getQueueNum: (session) => BigInt(session.queueCount),
 
   // The connection is the ownership.
   setOwner: () => undefined,
