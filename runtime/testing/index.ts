@@ -33,6 +33,7 @@ export {
   type TransferOptions,
   type TransferResult,
 } from '../drivers/driver-queue.js';
+export { FrontendPostcopy } from '../vhost-user/frontend/postcopy.js';
 export { RawSender } from './raw-sender.js';
 export { createFakePlatform, type FakePlatform } from '../platform/fake.js';
 export { createLinuxPlatform } from '../platform/linux.js';

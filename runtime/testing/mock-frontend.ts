@@ -1,6 +1,7 @@
 import { VhostError } from '../errors.js';
 import type { SharedMemory } from '../memory/shared-memory.js';
 import type { Platform, SocketStream } from '../platform/platform.js';
+import { FrontendPostcopy } from '../vhost-user/frontend/postcopy.js';
 import { negotiate } from '../vhost-user/frontend/negotiation.js';
 import { RequestChannel, type RequestOptions } from '../vhost-user/frontend/request-channel.js';
 import type { VirtqueueAreas } from '../virtqueue/device-virtqueue.js';
@@ -163,6 +164,14 @@ export class MockFrontend implements Disposable {
       const regions = ram.regions.map(({ region }) => region.description);
       await this.request('setMemTable', { regions }, { ...pass, fds: ram.regions.map(({ fd }) => fd) });
     }
+  }
+
+  /**
+   * Advises the back-end of postcopy; what comes back does the rest of it (see FrontendPostcopy), with `share` in place of
+   * `shareMemory`. PAGEFAULT has to be negotiated, so `negotiate` needs a `protocol` with it and without CONFIGURE_MEM_SLOTS.
+   */
+  postcopy(signal?: AbortSignal): Promise<FrontendPostcopy> {
+    return FrontendPostcopy.advise(this.platform, this.#channel, signal);
   }
 
   /** Starts a ring: NUM, BASE, ADDR, KICK, CALL, ERR, and ENABLE where protocol features are negotiated. */
