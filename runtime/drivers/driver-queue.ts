@@ -222,6 +222,8 @@ export class DriverQueue {
       throw error;
     }
     const result = this.#wait(id, chain, signal);
+    // Should the kick fail, that is what the caller is told, and nobody waits any more.
+    result.catch(() => undefined);
     this.commit();
     this.#collect();
     return result;

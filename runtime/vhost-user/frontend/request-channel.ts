@@ -130,8 +130,10 @@ export class RequestChannel implements Disposable {
     const needReply = options.needReply ?? (acknowledges && rule.kind === 'ack');
     const confirms = options.confirms === true && rule.kind === 'payload' && rule.confirmed === true;
     const answered = (rule.kind === 'payload' && !confirms) || (needReply && acknowledges);
+    // First, since it may fail: what was not sent has no reply to wait for.
+    const copies = this.#duplicates(fds);
     const reply = answered ? this.#expect(row, rule, options) : undefined;
-    this.#messages.send(row.id, needReply ? HeaderFlag.needReply : 0, bytes, this.#duplicates(fds));
+    this.#messages.send(row.id, needReply ? HeaderFlag.needReply : 0, bytes, copies);
     return reply;
   }
 

@@ -40,12 +40,9 @@ export interface Notifications {
 /** One ring in the front-end: its eventfds, and what has to be said again to a new back-end. */
 export class FrontendVring implements Disposable {
   readonly index: number;
-  /** -1 where there is none. */
-  readonly kickFd: number;
-  readonly callFd: number;
-  readonly errFd: number;
   readonly notifications: Notifications;
   readonly #platform: Platform;
+  readonly #fds: { readonly kick: number; readonly call: number; readonly err: number };
   #setup: VringSetup | null = null;
   #closed = false;
   readonly #watches: Watch[] = [];
@@ -72,12 +69,14 @@ export class FrontendVring implements Disposable {
       return made.at(-1)!;
     };
     try {
-      this.kickFd = create(notifications.kick);
-      this.callFd = create(notifications.call);
-      this.errFd = create(notifications.err);
+      this.#fds = {
+        kick: create(notifications.kick),
+        call: create(notifications.call),
+        err: create(notifications.err),
+      };
       for (const [fd, notify] of [
-        [this.callFd, () => this.called()],
-        [this.errFd, () => this.failed()],
+        [this.#fds.call, () => this.called()],
+        [this.#fds.err, () => this.failed()],
       ] as const) {
         if (fd >= 0) this.#watches.push(platform.watchEventFd(fd, notify, onFailure));
       }
@@ -86,6 +85,17 @@ export class FrontendVring implements Disposable {
       for (const fd of made) platform.closeFd(fd);
       throw error;
     }
+  }
+
+  /** -1 where there is none, and once it is closed: its number may be another file's by then. */
+  get kickFd(): number {
+    return this.#closed ? -1 : this.#fds.kick;
+  }
+  get callFd(): number {
+    return this.#closed ? -1 : this.#fds.call;
+  }
+  get errFd(): number {
+    return this.#closed ? -1 : this.#fds.err;
   }
 
   /** null before `prepare`. */
@@ -112,7 +122,7 @@ export class FrontendVring implements Disposable {
     if (this.#closed) return;
     this.#closed = true;
     for (const watch of this.#watches.splice(0)) watch.close();
-    for (const fd of [this.kickFd, this.callFd, this.errFd]) if (fd >= 0) this.#platform.closeFd(fd);
+    for (const fd of Object.values(this.#fds)) if (fd >= 0) this.#platform.closeFd(fd);
   }
 
   [Symbol.dispose](): void {

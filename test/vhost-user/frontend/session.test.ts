@@ -197,6 +197,33 @@ test('memory that the back-end does not take is gone again, and the rings go on'
   });
 });
 
+test('a ring of a front-end that is over is not kicked: its fd may be another file by then', async () => {
+  await session({}, {}, async ({ frontend }) => {
+    await start(frontend, 1);
+    const vring = frontend.vring(0)!;
+    assert.ok(vring.kickFd >= 0);
+    frontend.close();
+    assert.equal([vring.kickFd, vring.callFd, vring.errFd], [-1, -1, -1]);
+    frontend.kick(0);
+  });
+});
+
+test('a request whose fds cannot be duplicated was not sent, and waits for no reply', async () => {
+  await session({}, {}, async ({ frontend, platform, memory, backend }) => {
+    const { description } = memory.regions[0]!.region;
+    const before = backend.seen.length;
+    platform.failNext('dup', 'EMFILE');
+    const failed = frontend.request(
+      'setMemTable',
+      { regions: [description] },
+      { fds: [memory.regions[0]!.fd] },
+    );
+    assert.match(String(await failed.catch((error: unknown) => error)), 'EMFILE');
+    assert.is(await frontend.request('getFeatures', undefined), VERSION_1 | PROTOCOL_FEATURES);
+    assert.is(backend.seen.length, before + 1);
+  });
+});
+
 test('memory that was given back while it was told rejects with what ended the connection', async () => {
   await session({ getProtocolFeatures: SLOTS }, {}, async ({ frontend, memory, backend }) => {
     backend.answers.addMemReg = null;
