@@ -5,4 +5,16 @@ export { ChainCursor, ChainReader, ChainWriter } from './chain-cursor.js';
 export { ChainDevice } from './chain-device.js';
 export { ChainQueue, segmentCapacity } from './chain-queue.js';
 export type { DeviceQueue } from './device-queue.js';
-export type { DeviceConfiguration, DeviceHost, VirtioDevice } from './virtio-device.js';
+export {
+  NO_FRONTEND_SERVICES,
+  type FrontendServices,
+  type HostNotifierArea,
+  type SharedMemoryRange,
+  type SharedMemorySource,
+} from './frontend-services.js';
+export type {
+  DeviceConfiguration,
+  DeviceHost,
+  SharedMemoryDeclaration,
+  VirtioDevice,
+} from './virtio-device.js';

@@ -1,4 +1,5 @@
 import type { DeviceQueue } from './device-queue.js';
+import type { FrontendServices } from './frontend-services.js';
 
 /**
  * What a device author implements. The transport hosts it: negotiation, rings, notification and resume are not its
@@ -22,6 +23,16 @@ export interface VirtioDevice {
   readonly maxChainLength?: number;
   /** Configuration space; absent when the type has none. */
   readonly config?: DeviceConfiguration;
+
+  /** The device offers host notifiers (`FrontendServices.offerHostNotifier`). */
+  readonly hostNotifiers?: boolean;
+  /** Regions of shared memory that the device maps files into (virtio 1.4, 2.10), by their ids below 256. */
+  readonly sharedMemory?: readonly SharedMemoryDeclaration[];
+  /**
+   * The fd of an object that the device has added under this UUID, null when there is none; another device wants it. The fd
+   * stays the device's. A device without this method shares and looks up no objects.
+   */
+  sharedObject?(uuid: Uint8Array): number | null;
 
   /** A connection begins to use the device. Called before anything else, again for the next connection. */
   attach?(host: DeviceHost): void;
@@ -56,10 +67,18 @@ export interface VirtioDevice {
   reset?(): void;
 }
 
+export interface SharedMemoryDeclaration {
+  readonly id: number;
+  /** Bytes, whole pages. */
+  readonly size: bigint;
+}
+
 /** What the host lends to a device while a connection lasts. */
 export interface DeviceHost {
   /** Tells the driver that the configuration space changed. */
   configurationChanged(): void;
+  /** What the front-end does for the device. */
+  readonly frontend: FrontendServices;
   /** Structured log line. */
   log(level: 'error' | 'warn' | 'info' | 'debug', message: string, fields?: Record<string, unknown>): void;
 }

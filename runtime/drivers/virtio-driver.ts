@@ -45,6 +45,8 @@ export interface VirtioDriverOptions {
   readonly protocol?: bigint;
   /** Notify by messages instead of eventfds where the back-end can. */
   readonly inbandNotifications?: boolean;
+  /** Call memory by guest addresses in every message, if the back-end can. */
+  readonly gpaAddresses?: boolean;
   /** Do without kick fds (the back-end polls) or without call fds (the driver polls). */
   readonly withoutKick?: boolean;
   readonly withoutCall?: boolean;

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { QueueHost } from '../device/queue-host.js';
 import { QueueLoop } from '../device/queue-loop.js';
+import { NO_FRONTEND_SERVICES } from '../device/frontend-services.js';
 import type { DeviceHost, VirtioDevice } from '../device/virtio-device.js';
 import { DeviceError } from '../errors.js';
 import { DriverQueue } from '../drivers/driver-queue.js';
@@ -67,6 +68,7 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
     }
     const host: DeviceHost = {
       configurationChanged: () => void this.emit('configurationChanged'),
+      frontend: NO_FRONTEND_SERVICES,
       log: (level, message, fields = {}) => void this.emit('log', level, message, fields),
     };
     device.attach?.(host);

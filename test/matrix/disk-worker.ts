@@ -13,7 +13,7 @@ const backing = new RamBacking(platform, BigInt(DISK_BYTES));
 const backend = serveDevice(new BlockDevice(backing, { queueCount: DISK_QUEUES }), {
   platform,
   socketPath: path,
-  withProtocolFeatures: ProtocolFeature.inbandNotifications,
+  withProtocolFeatures: ProtocolFeature.inbandNotifications | ProtocolFeature.gpaAddresses,
 });
 parentPort!.once('message', () => backend.close());
 parentPort!.postMessage('serving');

@@ -25,7 +25,7 @@ for (const [i, combination] of combinations().entries()) {
       platform,
       socketPath: PATH,
       spinMicroseconds: 0,
-      withProtocolFeatures: ProtocolFeature.inbandNotifications,
+      withProtocolFeatures: ProtocolFeature.inbandNotifications | ProtocolFeature.gpaAddresses,
     });
     await verifyRun({ platform, path: PATH, combination, seed: i + 1, requests: 60 });
     backend.close();

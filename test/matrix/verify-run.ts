@@ -46,6 +46,7 @@ export async function verifyRun(options: VerifyOptions): Promise<void> {
     indirect,
     inOrder,
     inbandNotifications: notified === 'in-band',
+    gpaAddresses: random.chance(2),
     withoutKick: notified === 'polled',
     withoutCall: notified === 'polled',
     queues: DISK_QUEUES,

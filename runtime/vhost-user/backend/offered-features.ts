@@ -25,14 +25,15 @@ const PROTOCOL_FEATURES =
   ProtocolFeature.status;
 
 /** Protocol bits that are served and offered only where the back-end's options ask for them; BackendOptions says why. */
-const PROTOCOL_FEATURES_ON_REQUEST = ProtocolFeature.inbandNotifications | ProtocolFeature.pagefault;
+const PROTOCOL_FEATURES_ON_REQUEST =
+  ProtocolFeature.inbandNotifications | ProtocolFeature.pagefault | ProtocolFeature.gpaAddresses;
 
 /** Virtio bits offered for a device; `without` takes some of them back. */
 export function offeredFeatures(device: VirtioDevice, without: bigint): bigint {
   return (device.features | RING_FEATURES) & ~without;
 }
 
-/** Protocol bits offered for a device: CONFIG only with a configuration space to show, RARP and MTU for what takes them. */
+/** Protocol bits offered for a device: beyond those of every device the ones that it has a use for. */
 export function offeredProtocolFeatures(device: VirtioDevice, onRequest: bigint): bigint {
   let features = PROTOCOL_FEATURES | (onRequest & PROTOCOL_FEATURES_ON_REQUEST);
   // The two exclude each other, and QEMU accepts both where both are offered: its migration would fail halfway.
@@ -40,5 +41,8 @@ export function offeredProtocolFeatures(device: VirtioDevice, onRequest: bigint)
   if (device.config !== undefined) features |= ProtocolFeature.config;
   if (device.announce !== undefined) features |= ProtocolFeature.rarp;
   if (device.setMtu !== undefined) features |= ProtocolFeature.mtu;
+  if (device.hostNotifiers === true) features |= ProtocolFeature.hostNotifier | ProtocolFeature.backendSendFd;
+  if (device.sharedObject !== undefined) features |= ProtocolFeature.sharedObject;
+  if (device.sharedMemory !== undefined) features |= ProtocolFeature.shmem | ProtocolFeature.backendSendFd;
   return features;
 }

@@ -13,6 +13,7 @@ import {
 } from './connections.js';
 import { BackendSession, type Log } from './session.js';
 import { checkedLimits, type SessionLimits } from './session-limits.js';
+import { checkDeclaredMemory } from './frontend-services.js';
 
 export interface BackendOptions {
   readonly platform: Platform;
@@ -76,6 +77,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
 
   constructor(device: VirtioDevice, options: BackendOptions) {
     super();
+    checkDeclaredMemory(device);
     this.#device = device;
     this.#options = options;
     this.#log = options.log ?? (() => undefined);
@@ -212,7 +214,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   }
 }
 
-/** Serves `device` as the options say. Throws OptionError or PlatformError when that cannot even begin. */
+/** Serves `device` as the options say. Throws OptionError, DeviceError or PlatformError when that cannot even begin. */
 export function serveDevice(device: VirtioDevice, options: BackendOptions): VhostUserBackend {
   return new VhostUserBackend(device, options).open();
 }

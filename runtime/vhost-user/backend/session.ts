@@ -9,6 +9,7 @@ import { MessageStream } from '../message-stream.js';
 import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
 import { DirtyLogging } from './dirty-logging.js';
+import { frontendServices } from './frontend-services.js';
 import { handlerOf } from './handlers/index.js';
 import { InflightRegions, type InflightShape } from './inflight-regions.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
@@ -127,6 +128,7 @@ export class BackendSession implements Disposable {
     try {
       this.device.attach?.({
         configurationChanged: () => void (this.#ended || this.outgoing.configurationChanged()),
+        frontend: frontendServices(this.device, this.outgoing),
         log: this.log,
       });
     } catch (cause) {

@@ -1,3 +1,4 @@
+import type { RegionDescription } from '../../memory/guest-memory.js';
 import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
 import { VringFdFlag } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
@@ -11,13 +12,20 @@ export function bounded(signal: AbortSignal | undefined): { signal?: AbortSignal
   return signal === undefined ? {} : { signal };
 }
 
+/** A region as the back-end is told of it. With GPA_ADDRESSES its user address is its guest address. */
+export function announced({ features }: RequestChannel, { region }: SharedRegion): RegionDescription {
+  const { description } = region;
+  if (!features.hasProtocol(ProtocolFeature.gpaAddresses)) return description;
+  return { ...description, userAddress: description.guestAddress };
+}
+
 /** The whole memory as one table. */
 export async function announceTable(
   channel: RequestChannel,
   memory: SharedMemory,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const regions = memory.regions.map((shared) => shared.region.description);
+  const regions = memory.regions.map((shared) => announced(channel, shared));
   const fds = memory.regions.map((shared) => shared.fd);
   await channel.request('setMemTable', { regions }, { ...bounded(signal), fds });
 }
@@ -28,7 +36,7 @@ export async function announceRegion(
   shared: SharedRegion,
   signal: AbortSignal | undefined,
 ): Promise<void> {
-  const region = shared.region.description;
+  const region = announced(channel, shared);
   await channel.request('addMemReg', { region }, { ...bounded(signal), fds: [shared.fd] });
 }
 

@@ -1,5 +1,7 @@
 import { VhostError } from '../../errors.js';
 import { IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { OwnedFd } from '../fd-bundle.js';
 import type { BackendRequestMap } from './backend-requests.js';
 import type { Frontend } from './frontend.js';
 
@@ -10,6 +12,21 @@ export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
   backendVringCall: (frontend, { index }) => vringOf(frontend, index).called(),
 
   backendVringErr: (frontend, { index }) => vringOf(frontend, index).failed(),
+
+  backendVringHostNotifierMsg: (frontend, area, fds) =>
+    lent(frontend.loans.notifiers).set(area, fds.take(), (ring) => frontend.vring(ring) !== undefined),
+
+  backendSharedObjectAdd: (frontend, { uuid }) => lent(frontend.loans.objects).add(uuid, frontend),
+  backendSharedObjectRemove: (frontend, { uuid }) => lent(frontend.loans.objects).remove(uuid, frontend),
+  backendSharedObjectLookup: async (frontend, { uuid }, fds) => {
+    const fd = await lent(frontend.loans.objects).lookUp(uuid);
+    if (fd === null) throw new VhostError('ERR_VHOST_REFUSED', 'nobody exports such an object');
+    fds.reply(new OwnedFd(frontend.platform, fd));
+    return 0n;
+  },
+
+  backendShmemMap: (frontend, map, fds) => lent(frontend.loans.shmem).map(map, fds.take()!),
+  backendShmemUnmap: (frontend, map) => lent(frontend.loans.shmem).unmap(map),
 
   /** IOVAs are guest addresses here, so that a whole region answers a miss anywhere in it. */
   backendIotlbMsg: (frontend, { iova, type }) => {
@@ -23,7 +40,9 @@ export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
       throw new VhostError('ERR_VHOST_REFUSED', `no memory at IOVA 0x${iova.toString(16)}`);
     }
     // Not waited for: the back-end may fetch it only after it has the answer to its own message.
-    const { guestAddress, size, userAddress } = region;
+    const { guestAddress, size } = region;
+    const gpa = (frontend.negotiated.protocol & ProtocolFeature.gpaAddresses) !== 0n;
+    const userAddress = gpa ? guestAddress : region.userAddress;
     const permission = IotlbPermission.readWrite;
     frontend
       .request('iotlbMsg', { iova: guestAddress, size, userAddress, permission, type: IotlbType.update })
@@ -36,6 +55,12 @@ export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
       .catch((error: unknown) => frontend.emit('trouble', error as VhostError));
   },
 };
+
+/** The feature may have been accepted for a handler of the caller's, which serves another part of it. */
+function lent<Table>(table: Table | null): Table {
+  if (table === null) throw new VhostError('ERR_VHOST_REFUSED', 'nobody serves it here');
+  return table;
+}
 
 function vringOf(frontend: Frontend, index: number): { called(): void; failed(): void } {
   const vring = frontend.vring(index);

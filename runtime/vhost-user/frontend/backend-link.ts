@@ -14,6 +14,7 @@ import type { BackendSource } from './connections.js';
 import { type FeatureFilter, SUPPORTED_PROTOCOL_FEATURES } from './feature-filter.js';
 import type { Frontend } from './frontend.js';
 import type { FrontendEvents, FrontendOptions } from './frontend-options.js';
+import { BackendLoans } from './loans.js';
 import { type Negotiated, negotiate } from './negotiation.js';
 import { RequestChannel, type RequestOptions } from './request-channel.js';
 
@@ -25,6 +26,8 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
   readonly platform: Platform;
   readonly memory: SharedMemory;
   protected readonly options: FrontendOptions;
+  /** What the back-end has lent. */
+  readonly loans: BackendLoans;
   readonly #source: BackendSource;
   readonly #closing = new AbortController();
   /** null while there is no back-end that has been told everything. */
@@ -42,6 +45,7 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
     this.#source = source;
     this.platform = options.platform;
     this.memory = options.memory;
+    this.loans = new BackendLoans(options);
   }
 
   /** The front-end itself, for the handlers of the back-end's requests. */
@@ -91,16 +95,14 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
   }
 
   /** One request, whatever it is; see `RequestChannel.request`. */
-  request<Name extends FrontendRequestName>(
+  async request<Name extends FrontendRequestName>(
     name: Name,
     payload: FrontendRequests[Name]['payload'],
     options: RequestOptions = {},
   ): Promise<FrontendRequests[Name]['reply']> {
-    try {
-      return this.channel.request(name, payload, options);
-    } catch (error) {
-      return Promise.reject(error as Error);
-    }
+    const reply = await this.channel.request(name, payload, options);
+    if (name === 'resetDevice' || (name === 'setStatus' && payload === 0n)) this.loans.reset();
+    return reply;
   }
 
   /** Hangs up and closes every fd; what waits fails with the reason. The memory stays. Idempotent. */
@@ -116,9 +118,10 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
 
   /** With the protocol features that an option asks for. */
   get #filter(): FeatureFilter {
-    const { features, inbandNotifications } = this.options;
-    let protocol = features.protocol ?? SUPPORTED_PROTOCOL_FEATURES;
+    const { features, inbandNotifications, gpaAddresses } = this.options;
+    let protocol = (features.protocol ?? SUPPORTED_PROTOCOL_FEATURES) | this.loans.protocol;
     if (inbandNotifications === true) protocol |= ProtocolFeature.inbandNotifications;
+    if (gpaAddresses === true) protocol |= ProtocolFeature.gpaAddresses;
     return { ...features, protocol };
   }
 
@@ -131,6 +134,7 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
         filter: this.#filter,
         order: this.options.order ?? 'virtio-user',
         openBackendChannel: (bound) => this.#openBackendChannel(channel, bound),
+        sharedMemory: (config) => this.loans.shmem?.configure(config),
         earlyCalls: (queueCount, bound) => this.earlyCalls(channel, queueCount, bound),
         ...(first ? {} : { required: this.#negotiated!.features }),
         signal,
@@ -220,6 +224,7 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
   #closeServer(): void {
     this.#server?.close();
     this.#server = null;
+    this.loans.clear(this.self);
   }
 }
 

@@ -4,7 +4,10 @@ import type { Platform } from '../../platform/platform.js';
 import type { BackendRequestMap } from './backend-requests.js';
 import type { FeatureFilter } from './feature-filter.js';
 import type { Frontend } from './frontend.js';
+import type { HostNotifierHandler } from './host-notifiers.js';
 import type { MessageOrder } from './negotiation.js';
+import type { SharedObjectRegistry } from './shared-objects.js';
+import type { ShmemHandler } from './shmem-table.js';
 
 export interface FrontendOptions {
   readonly platform: Platform;
@@ -23,6 +26,14 @@ export interface FrontendOptions {
   readonly handlers?: BackendRequestMap<Frontend>;
   /** Notify by messages instead of eventfds where the back-end can (INBAND_NOTIFICATIONS). */
   readonly inbandNotifications?: boolean;
+  /** Call memory by guest addresses in every message, also where front-ends use their own (GPA_ADDRESSES), if the back-end can. */
+  readonly gpaAddresses?: boolean;
+  /** Take places where the driver may notify rings directly (HOST_NOTIFIER); told of each. */
+  readonly hostNotifiers?: HostNotifierHandler;
+  /** Serve the device's shared memory regions (SHMEM); told of each mapping. */
+  readonly shmem?: ShmemHandler;
+  /** Where the back-end exports objects and looks for those of others (SHARED_OBJECT). */
+  readonly sharedObjects?: SharedObjectRegistry;
   /** Give the back-end no kick fds: it polls. */
   readonly withoutKick?: boolean;
   /** Give it no call fds: the driver polls. */

@@ -5,7 +5,7 @@ import { MAX_CONFIG_SPACE_SIZE, MAX_MEMORY_REGIONS } from '../../../generated/vh
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
-import { announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
+import { announced, announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
 import { Notice } from '../notice.js';
 import { BackendLink } from './backend-link.js';
 import {
@@ -117,6 +117,7 @@ export class Frontend extends BackendLink {
       }
       const vring = this.#vring(index);
       vring.started = false;
+      this.loans.notifiers?.drop(index);
       vring.base = state.num;
       bases.push(state.num);
       // A stopped back-end sends nothing, so the last call may not have come.
@@ -173,11 +174,10 @@ export class Frontend extends BackendLink {
 
   /** Takes a region away that nothing is allocated in, in the same manner. */
   async removeMemory(shared: SharedRegion, signal?: AbortSignal): Promise<void> {
-    const { description } = shared.region;
     this.memory.removeRegion(shared);
     await this.#paused(signal, (channel) =>
       this.#slots
-        ? channel.request('remMemReg', { region: description }, bounded(signal))
+        ? channel.request('remMemReg', { region: announced(channel, shared) }, bounded(signal))
         : announceTable(channel, this.memory, signal),
     );
   }
@@ -224,6 +224,13 @@ export class Frontend extends BackendLink {
     padded.set(mac.subarray(0, 6));
     const value = new DataView(padded.buffer).getBigUint64(0, true);
     await this.request('sendRarp', value, bounded(signal));
+  }
+
+  /** An object that the back-end exports (GET_SHARED_OBJECT): its fd, the caller's to close; null when there is none. */
+  async sharedObject(uuid: Uint8Array, signal?: AbortSignal): Promise<number | null> {
+    const replyFds: number[] = [];
+    await this.request('getSharedObject', { uuid }, { ...bounded(signal), replyFds });
+    return replyFds[0] ?? null;
   }
 
   /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */

@@ -1,6 +1,6 @@
 import { VhostError } from '../../errors.js';
 import { featureNames } from '../../wire/index.js';
-import { MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
+import { MAX_MEMORY_REGIONS, type ShmemConfig } from '../../../generated/vhost-user/payloads.js';
 import { closeProtocolFeatures, ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature, virtioFeatureTable } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
@@ -36,6 +36,8 @@ export interface NegotiationSteps {
   readonly order: MessageOrder;
   /** BACKEND_REQ is negotiated: sends SET_BACKEND_REQ_FD. */
   readonly openBackendChannel: (signal: AbortSignal | undefined) => Promise<void>;
+  /** SHMEM is negotiated: takes the reply to GET_SHMEM_CONFIG. */
+  readonly sharedMemory?: (config: ShmemConfig) => void;
   /** Before SET_FEATURES: sends SET_VRING_CALL for the rings that there will be. */
   readonly earlyCalls: (queueCount: number | null, signal: AbortSignal | undefined) => Promise<void>;
   /** Bits that an earlier back-end of this session was told of. Another one must offer them all. */
@@ -74,6 +76,9 @@ export async function negotiate(channel: RequestChannel, steps: NegotiationSteps
     }
     if (agreed.hasProtocol(ProtocolFeature.configureMemSlots)) {
       memorySlots = countOf(await channel.request('getMaxMemSlots', undefined, pass));
+    }
+    if (agreed.hasProtocol(ProtocolFeature.shmem) && steps.sharedMemory !== undefined) {
+      steps.sharedMemory(await channel.request('getShmemConfig', undefined, pass));
     }
     if (agreed.hasProtocol(ProtocolFeature.backendReq)) await steps.openBackendChannel(signal);
   }

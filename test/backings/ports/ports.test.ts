@@ -1,3 +1,4 @@
+import { NO_FRONTEND_SERVICES } from '../../../runtime/device/frontend-services.js';
 import { execFileSync } from 'node:child_process';
 import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -203,6 +204,7 @@ test('pcap goes on without a recording that it cannot write to any more, and has
     const station = new Station((memory) => new PcapPort(memory, path));
     const logged: unknown[] = [];
     station.device.attach({
+      frontend: NO_FRONTEND_SERVICES,
       configurationChanged: () => {},
       log: (level, message, fields) => logged.push([level, message, (fields!.error as Error).message]),
     });

@@ -1,3 +1,4 @@
+import { NO_FRONTEND_SERVICES } from '../../../runtime/device/frontend-services.js';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { NetFeature } from '../../../generated/virtio/devices/net/features.js';
@@ -206,6 +207,7 @@ test('a device that was deleted is read no more, and that is logged', () => {
   const station = new Station();
   const logged: unknown[] = [];
   station.device.attach({
+    frontend: NO_FRONTEND_SERVICES,
     configurationChanged: () => {},
     log: (level, message) => logged.push([level, message]),
   });

@@ -1,3 +1,4 @@
+import { NO_FRONTEND_SERVICES } from '../../../runtime/device/frontend-services.js';
 import { BlockDevice, type BlockDeviceOptions } from '../../../runtime/devices/blk/index.js';
 import { createFakePlatform, type FakeImage, type FakeImageOptions } from '../../../runtime/platform/fake.js';
 import { FakeDeviceQueue, type OfferedChain } from '../../support/fake-device-queue.js';
@@ -25,6 +26,7 @@ export class Disk {
     this.device = new BlockDevice(file, options);
     this.queue = this.addQueue();
     this.device.attach({
+      frontend: NO_FRONTEND_SERVICES,
       configurationChanged: () => this.configurationChanges++,
       log: (level, message) => this.logged.push(`${level}: ${message}`),
     });

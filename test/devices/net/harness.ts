@@ -1,3 +1,4 @@
+import { NO_FRONTEND_SERVICES } from '../../../runtime/device/frontend-services.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { NetHeader } from '../../../generated/virtio/devices/net/layouts.js';
 import { PlatformPacketMemory } from '../../../runtime/backings/ports/packet-memory.js';
@@ -97,7 +98,11 @@ export class Card {
     this.port.offloads = offloads;
     this.device = new NetDevice(this.port, options);
     this.features = features;
-    this.device.attach({ configurationChanged: () => this.configurationChanges++, log: () => {} });
+    this.device.attach({
+      frontend: NO_FRONTEND_SERVICES,
+      configurationChanged: () => this.configurationChanges++,
+      log: () => {},
+    });
     this.device.setFeatures(features);
     for (let pair = 0; pair < this.device.queueCount / 2; pair++) {
       this.receive.push(this.#start(2 * pair, size));

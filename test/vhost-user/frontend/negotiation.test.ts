@@ -285,6 +285,36 @@ test('ring addresses are the front-end’s own, and IOVAs behind an IOMMU', asyn
   }
 });
 
+test('guest addresses are used in every message where that is asked for and offered', async () => {
+  const { replyAck, configureMemSlots, gpaAddresses } = ProtocolFeature;
+  for (const [offered, asked, expected] of [
+    [gpaAddresses, true, 0n],
+    [gpaAddresses, false, 0x7e00_0000_0000n],
+    [0n, true, 0x7e00_0000_0000n],
+  ] as const) {
+    for (const slots of [0n, configureMemSlots]) {
+      const answers = { getProtocolFeatures: bytes(offered | replyAck | slots) };
+      await speak(answers, { gpaAddresses: asked }, async (frontend, backend) => {
+        await startTwo(frontend);
+        const name = slots === 0n ? 'setMemTable' : 'addMemReg';
+        const { payload } = backend.last(name);
+        assert.equal(payload.subarray(8), bytes(0n, 65536n, expected, 0n), name);
+        assert.equal(
+          backend.last('setVringAddr').payload,
+          bytes(1, 0, expected + 1024n, expected + 1536n, expected + 1280n, 0n),
+        );
+        const shared = await frontend.addMemory(65536);
+        await frontend.removeMemory(shared);
+        if (slots !== 0n) {
+          const { guestAddress, userAddress } = shared.region.description;
+          const told = expected === 0n ? guestAddress : userAddress;
+          assert.equal(backend.last('remMemReg').payload.subarray(8, 32), bytes(guestAddress, 65536n, told));
+        }
+      });
+    }
+  }
+});
+
 test('a ring that the back-end does not serve is not started', async () => {
   await speak({ getQueueNum: bytes(1n) }, { queues: 2 }, async (frontend) => {
     const error = await startTwo(frontend).catch((reason: unknown) => reason);

@@ -1,4 +1,4 @@
-import type { VhostError } from '../../../errors.js';
+import { VhostError } from '../../../errors.js';
 import { ProtocolFeature } from '../../../../generated/vhost-user/protocol-features.js';
 import type { Handlers } from './handler-map.js';
 
@@ -16,8 +16,15 @@ export const featureHandlers: Handlers<
   setFeatures: (session, word) => session.setFeatures(word),
   getProtocolFeatures: (session) => session.features.offeredProtocol,
   setProtocolFeatures: (session, word) => {
+    const { features, memory } = session;
+    if (
+      ((word ^ features.acceptedProtocol) & ProtocolFeature.gpaAddresses) !== 0n &&
+      memory.current !== null
+    ) {
+      throw new VhostError('ERR_VHOST_STATE', 'GPA_ADDRESSES cannot change while there is memory');
+    }
     try {
-      session.features.acceptProtocol(word);
+      features.acceptProtocol(word);
     } catch (error) {
       // "Otherwise the back-end must close the connection": a front-end whose kicks would go nowhere.
       if ((word & ProtocolFeature.inbandNotifications) !== 0n) session.end(error as VhostError);

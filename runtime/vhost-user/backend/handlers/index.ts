@@ -12,6 +12,7 @@ import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
 import { postcopyHandlers } from './postcopy.js';
 import { refusedHandlers } from './refused.js';
+import { sharedObjectHandlers } from './shared-objects.js';
 import { statusHandlers } from './status.js';
 import { vringHandlers } from './vrings.js';
 
@@ -27,6 +28,7 @@ const handlers: Handlers = {
   ...networkHandlers,
   ...inflightHandlers,
   ...postcopyHandlers,
+  ...sharedObjectHandlers,
   ...refusedHandlers,
 };
 

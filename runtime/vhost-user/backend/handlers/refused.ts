@@ -16,10 +16,8 @@ export const refusedHandlers: Handlers<
   | 'createCryptoSession'
   | 'closeCryptoSession'
   | 'gpuSetSocket'
-  | 'getSharedObject'
   | 'setDeviceStateFd'
   | 'checkDeviceState'
-  | 'getShmemConfig'
   | 'getVringBaseSkipDrain'
 > = {
   // No bit gates it: a front-end that knows what the device is does not send it.
@@ -29,9 +27,7 @@ export const refusedHandlers: Handlers<
   setVringEndian: refuse(NOT_OFFERED),
   createCryptoSession: refuse(NOT_OFFERED),
   closeCryptoSession: refuse(NOT_OFFERED),
-  getSharedObject: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
   checkDeviceState: refuse(NOT_OFFERED),
-  getShmemConfig: refuse(NOT_OFFERED),
   getVringBaseSkipDrain: refuse(NOT_OFFERED),
 };
