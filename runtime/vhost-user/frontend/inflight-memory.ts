@@ -43,8 +43,13 @@ export class InflightMemory implements Disposable {
       ...bounded(signal),
       replyFds: fds,
     });
-    this[Symbol.dispose]();
     const [fd] = fds;
+    if (channel.endReason !== null) {
+      // It was over before this came to its turn: nobody would close the fd any more.
+      if (fd !== undefined) this.#platform.closeFd(fd);
+      throw channel.endReason;
+    }
+    this[Symbol.dispose]();
     if (fd === undefined || description.numQueues < numQueues || description.queueSize < queueSize) {
       if (fd !== undefined) this.#platform.closeFd(fd);
       const got = `${fd === undefined ? 'no memory' : 'memory'} for ${description.numQueues} of ${description.queueSize}`;
