@@ -10,11 +10,13 @@ namespace vhost_user {
 
 class MemoryMap;
 
-/// Copies between windows, in bulk. An entry is five int32: from window, from offset, to window, to offset,
-/// length.
+/// Copies between windows, in bulk, each with a few bytes of its own in front if it likes. An entry is nine
+/// int32: from window, from offset, to window, to offset, length, prefix length, prefix (three).
 class CopyTable {
  public:
   static constexpr int32_t kCapacity = 4096;
+  /// Longest prefix; what follows the bytes in the entry is zero.
+  static constexpr int32_t kPrefixMax = 20;
 
   CopyTable() : entries_(kCapacity * sizeof(Entry)) {}
 
@@ -26,6 +28,13 @@ class CopyTable {
  private:
   struct Entry {
     int32_t from_window, from_offset, to_window, to_offset, length;
+    int32_t prefix_length;
+    uint8_t prefix[12];
+
+    const uint8_t* Source(const MemoryMap& memory) const;
+    /// Where the prefix goes; the copy follows it.
+    uint8_t* Target(const MemoryMap& memory) const;
+    bool IsInside(const MemoryMap& memory) const;
   };
 
   NativeTable entries_;

@@ -1,6 +1,12 @@
 import { type BlockBacking, BlockOperation } from '../devices/blk/backing.js';
 import { PlatformError } from '../errors.js';
-import { type CopyTable, type Mapping, type Platform, WINDOW_STRIDE } from '../platform/platform.js';
+import {
+  COPY_STRIDE,
+  type CopyTable,
+  type Mapping,
+  type Platform,
+  WINDOW_STRIDE,
+} from '../platform/platform.js';
 import { CompletionList } from './completion-list.js';
 
 /** Bytes zeroed in one turn of the loop. */
@@ -113,7 +119,7 @@ export class RamBacking implements BlockBacking {
       const step = Math.floor(at / WINDOW_STRIDE);
       const window = this.#mapping.firstWindow + step;
       const offset = at - step * WINDOW_STRIDE;
-      const entry = this.#entries++ * 5;
+      const entry = this.#entries++ * COPY_STRIDE;
       const length = segments[row * 4 + 2]!;
       const reads = operation === BlockOperation.read;
       entries[entry] = reads ? window : segments[row * 4]!;
@@ -121,6 +127,7 @@ export class RamBacking implements BlockBacking {
       entries[entry + 2] = reads ? segments[row * 4]! : window;
       entries[entry + 3] = reads ? segments[row * 4 + 1]! : offset;
       entries[entry + 4] = length;
+      entries[entry + 5] = 0;
       at += length;
     }
     return true;

@@ -95,16 +95,17 @@ async function serve<Table extends OptionTable>(
   const platform = createLinuxPlatform();
   const opened: OpenDevice[] = [];
   try {
+    const options = {
+      platform,
+      log,
+      signal: stopped.signal,
+      poll: values['poll'] === true,
+      withProtocolFeatures: values['postcopy'] === true ? ProtocolFeature.pagefault : 0n,
+    };
     const backends = places.map((place, index) => {
       const each = open(platform, index);
       opened.push(each);
-      const backend = serveDevice(each.device, {
-        platform,
-        ...place,
-        log,
-        signal: stopped.signal,
-        withProtocolFeatures: values['postcopy'] === true ? ProtocolFeature.pagefault : 0n,
-      });
+      const backend = serveDevice(each.device, { ...options, ...place });
       log('info', 'serving', { ...place, ...each.fields });
       return backend;
     });

@@ -7,6 +7,7 @@ export const transportOptions = {
   'socket-path': { value: 'PATH', repeatable: true, help: 'listen on this Unix socket' },
   fd: { value: 'FDNUM', help: 'use this inherited socket, listening or connected' },
   connect: { help: 'connect to --socket-path instead, where the front-end listens' },
+  poll: { help: 'look at the queues without end instead of waiting for kicks; takes a processor whole' },
   postcopy: { help: 'take part in postcopy migration; the front-end can then stall this program' },
   'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join(', ')}; info when absent` },
   'print-capabilities': { help: 'print what this program can do, as JSON, and exit' },

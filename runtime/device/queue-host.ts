@@ -10,7 +10,7 @@ import type {
 import type { VirtqueueLog } from '../virtqueue/virtqueue-log.js';
 import { segmentCapacity } from './chain-queue.js';
 import type { DeviceQueue } from './device-queue.js';
-import type { LoopQueue, QueueLoop } from './queue-loop.js';
+import type { LoopQueue, QueueScheduler } from './queue-scheduler.js';
 import type { VirtioDevice } from './virtio-device.js';
 
 export interface QueueHostOptions {
@@ -20,7 +20,7 @@ export interface QueueHostOptions {
   readonly features: bigint;
   /** The platform's window table. */
   readonly windows: { readonly u8: readonly Uint8Array[]; readonly u32: readonly Uint32Array[] };
-  readonly loop: QueueLoop;
+  readonly loop: QueueScheduler;
   /** Signals the driver. */
   readonly call: () => void;
   /** Told once, when the ring is latched as broken. */

@@ -1,14 +1,4 @@
-/** A queue as its loop sees it; `QueueHost` is one. */
-export interface LoopQueue {
-  /** Chains drained and not completed. */
-  readonly inFlight: number;
-  /** Serves a bounded number of chains. True when it stopped because of the bound and there is more. */
-  turn(): boolean;
-  /** A plain peek: a turn would find something to do. */
-  wantsTurn(): boolean;
-  /** Asks the driver for kicks. True when chains arrived meanwhile: have another turn. */
-  sleep(): boolean;
-}
+import type { LoopQueue, QueueScheduler } from './queue-scheduler.js';
 
 export interface QueueLoopOptions {
   /**
@@ -40,7 +30,7 @@ const POLL_EAGER_LOOKS = 256;
  *             ▲          bound reached ─▶ setImmediate ─┐          │ came
  *             └────────────────────────────────────────┴──────────┘
  */
-export class QueueLoop {
+export class QueueLoop implements QueueScheduler {
   /** Milliseconds. */
   readonly #spin: number;
   readonly #queues: LoopQueue[] = [];

@@ -1,8 +1,6 @@
 import type { Addon } from '../../native/index.js';
 import { PlatformError } from '../errors.js';
-import type { CopyTable } from './platform.js';
-
-const ENTRY = 5;
+import { COPY_STRIDE, type CopyTable } from './platform.js';
 
 export class LinuxCopyTable implements CopyTable {
   readonly entries: Int32Array;
@@ -12,7 +10,7 @@ export class LinuxCopyTable implements CopyTable {
   constructor(addon: Addon) {
     this.#addon = addon;
     this.entries = new Int32Array(addon.copyEntries());
-    this.capacity = this.entries.length / ENTRY;
+    this.capacity = this.entries.length / COPY_STRIDE;
   }
 
   run(count: number): void {
@@ -27,12 +25,12 @@ export class LinuxCopyTable implements CopyTable {
         `cannot copy ${count} entries: the table holds ${this.capacity}`,
       );
     }
-    const entry = this.entries.subarray(bad * ENTRY, bad * ENTRY + ENTRY);
-    const [fromWindow, fromOffset, toWindow, toOffset, length] = entry;
+    const entry = this.entries.subarray(bad * COPY_STRIDE, (bad + 1) * COPY_STRIDE);
+    const [fromWindow, fromOffset, toWindow, toOffset, length, prefix] = entry;
     return new PlatformError(
       'ERR_PLATFORM_ARGUMENT',
       `copy entry ${bad} is out of bounds: ${length} bytes from window ${fromWindow} at ${fromOffset} ` +
-        `to window ${toWindow} at ${toOffset}`,
+        `to window ${toWindow} at ${toOffset} behind a prefix of ${prefix}`,
     );
   }
 }

@@ -207,13 +207,23 @@ export interface UserfaultServer extends Disposable {
   close(): void;
 }
 
-/** memcpy in bulk. Entries are Int32 (from window, from offset, to window, to offset, length); bounds are checked natively. */
+/**
+ * memcpy in bulk, each copy with a few bytes of its own in front if it likes. Bounds are checked natively. Entries:
+ *
+ *   Int32, stride 9:  from window | from offset | to window | to offset | length | prefix length | prefix (three words)
+ *
+ * The prefix, at most COPY_PREFIX_MAX bytes, goes to the target's offset and the copy behind it; what follows the twelfth byte
+ * of it is zero. Every entry says its prefix length: most say 0.
+ */
 export interface CopyTable {
   readonly capacity: number;
   readonly entries: Int32Array;
   /** Runs the first `count` entries in order. Throws ERR_PLATFORM_ARGUMENT on an entry out of bounds, with none run. */
   run(count: number): void;
 }
+
+export const COPY_STRIDE = 9;
+export const COPY_PREFIX_MAX = 20;
 
 /** One operation of a BlockFile. */
 export const BlockOperation = {

@@ -1,6 +1,6 @@
 import { VhostError, VirtqueueError } from '../errors.js';
 import { QueueHost } from '../device/queue-host.js';
-import type { QueueLoop } from '../device/queue-loop.js';
+import type { QueueScheduler } from '../device/queue-scheduler.js';
 import type { VirtioDevice } from '../device/virtio-device.js';
 import type { DirtyWriter } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
@@ -27,7 +27,7 @@ export interface VringContext extends VringSignalsContext {
   readonly device: VirtioDevice;
   /** Largest ring, whatever the device takes. */
   readonly maxSize: number;
-  readonly loop: QueueLoop;
+  readonly loop: QueueScheduler;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
   /** Where writes are marked while LOG_ALL is accepted. */

@@ -1,6 +1,7 @@
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { QueueLoop, type LoopQueue } from '../../runtime/device/queue-loop.js';
+import { QueueLoop } from '../../runtime/device/queue-loop.js';
+import type { LoopQueue } from '../../runtime/device/queue-scheduler.js';
 import { turn, turns } from '../support/raw-frontend.js';
 
 const test = suite('the loop between queues');

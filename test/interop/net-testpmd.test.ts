@@ -26,6 +26,10 @@ function assertNoLoss(counts: Record<string, number>): void {
   }
 }
 
+async function disposeAll(programs: readonly AsyncDisposable[]): Promise<void> {
+  for (const each of programs) await each[Symbol.asyncDispose]();
+}
+
 /** Packets go round and round; then the driver takes in what is still under way. Gives how many it sent in all. */
 async function loop(testpmd: Testpmd, length: number): Promise<number> {
   const before = await testpmd.counts();
@@ -58,6 +62,24 @@ if (testpmdPath === null) {
         });
       }
     }
+
+    test(`two cards of a daemon that polls, each with a driver at the same time: packed_vq=${packed}`, async () => {
+      using folder = new TemporaryFolder();
+      const sockets = ['a', 'b'].map((name) => folder.file(name)) as [string, string];
+      const args = [`--socket-path=${sockets[1]}`, '--port=echo', '--poll'];
+      await using daemon = await startDaemon('vhost-user-net', sockets[0], args);
+      const drivers: Testpmd[] = [];
+      await using _drivers = { [Symbol.asyncDispose]: () => disposeAll(drivers) };
+      for (const socket of sockets) {
+        drivers.push(await Testpmd.start(socket, { queues: 1, packed_vq: packed }));
+      }
+      await Promise.all(drivers.map((driver) => loop(driver, 64)));
+      for (const driver of drivers) await driver.quit();
+      const counts = await traffic(daemon);
+      assert.is(counts['transmitted'], counts['received']);
+      assertNoLoss(counts);
+      assert.equal(await daemon.terminate(), { status: 0, signal: null });
+    });
 
     test(`two pairs: packed_vq=${packed}`, async () => {
       using folder = new TemporaryFolder();

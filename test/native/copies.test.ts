@@ -1,18 +1,21 @@
 import { test } from 'uvu';
 import * as assert from 'uvu/assert';
+import { COPY_STRIDE } from '../../runtime/platform/platform.js';
 import { mapped, errno, platform } from './support.js';
 
 const { copies } = platform;
+/** An entry without a prefix. */
+const plain = (...entry: number[]): number[] => [...entry, 0, 0, 0, 0];
 
 test('copies run in order, within a mapping and between two', () => {
   const a = mapped(8192);
   const b = mapped(4096);
   a.u8.set([1, 2, 3, 4]);
-  copies.entries.set([a.window, 0, b.window, 100, 4, b.window, 101, a.window, 8188, 3]);
+  copies.entries.set([...plain(a.window, 0, b.window, 100, 4), ...plain(b.window, 101, a.window, 8188, 3)]);
   copies.run(2);
   assert.equal([...b.u8.subarray(100, 104)], [1, 2, 3, 4]);
   assert.equal([...a.u8.subarray(8188)], [2, 3, 4, 0]);
-  copies.entries.set([a.window, 0, a.window, 1, 3]);
+  copies.entries.set(plain(a.window, 0, a.window, 1, 3));
   copies.run(1);
   assert.equal([...a.u8.subarray(0, 4)], [1, 1, 2, 3], 'over one another');
   a.mapping.unmap();
@@ -37,7 +40,7 @@ test('an entry out of bounds: none is run, and the error names it', () => {
     [a.window, 0, gone.window, 0, 1],
   ];
   for (const entry of bad) {
-    copies.entries.set([...good, ...entry]);
+    copies.entries.set([...plain(...good), ...plain(...entry)]);
     assert.is(
       errno(() => copies.run(2)),
       'ERR_PLATFORM_ARGUMENT',
@@ -55,7 +58,7 @@ test('a full table runs, one more entry does not', () => {
   const a = mapped(2 * copies.capacity);
   for (let i = 0; i < copies.capacity; i++) {
     a.u8[i] = i % 251;
-    copies.entries.set([a.window, i, a.window, copies.capacity + i, 1], i * 5);
+    copies.entries.set(plain(a.window, i, a.window, copies.capacity + i, 1), i * COPY_STRIDE);
   }
   copies.run(copies.capacity);
   assert.equal(a.u8.slice(copies.capacity), a.u8.slice(0, copies.capacity));

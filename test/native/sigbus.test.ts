@@ -79,7 +79,7 @@ test('memory truncated under the copy table', () => {
   const target = mapped(SIZE);
   const { mapping, window } = truncated();
   target.u8.fill(5);
-  platform.copies.entries.set([window, 0, target.window, 0, SIZE]);
+  platform.copies.entries.set([window, 0, target.window, 0, SIZE, 0]);
   platform.copies.run(1);
   assert.ok(mapping.damaged);
   assert.is(target.u8[0], 1);

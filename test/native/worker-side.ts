@@ -19,7 +19,7 @@ function serve({ memory, kick, call, image, end }: Task): void {
   const segments = Int32Array.of(mapping.firstWindow, 4096, 4096, 0);
   const watch = platform.watchEventFd(kick, () => {
     u8[1] = u8[0]! + 1;
-    platform.copies.entries.set([mapping.firstWindow, 0, mapping.firstWindow, 16, 2]);
+    platform.copies.entries.set([mapping.firstWindow, 0, mapping.firstWindow, 16, 2, 0]);
     platform.copies.run(1);
     file.queue(BlockOperation.read, 1, 0, 0, segments, 0, 1);
     const result = file.submit() === 1 ? file.completions[1] : 'later';

@@ -318,10 +318,10 @@ test('a copy table runs whole or not at all', () => {
   const from = platform.map(fd, 0n, 4096n).firstWindow;
   const to = platform.map(fd, 4096n, 4096n).firstWindow;
   platform.windows.u8[from]!.set([1, 2, 3]);
-  platform.copies.entries.set([from, 0, to, 10, 3]);
+  platform.copies.entries.set([from, 0, to, 10, 3, 0]);
   platform.copies.run(1);
   assert.equal([...platform.windows.u8[to]!.subarray(9, 14)], [0, 1, 2, 3, 0]);
-  platform.copies.entries.set([from, 0, to, 20, 3, from, 4094, to, 0, 3]);
+  platform.copies.entries.set([from, 0, to, 20, 3, 0, 0, 0, 0, from, 4094, to, 0, 3, 0]);
   assert.is(
     errno(() => platform.copies.run(2)),
     'ERR_PLATFORM_ARGUMENT',

@@ -321,23 +321,39 @@ both('a copy table runs whole or not at all', ({ platform }) => {
   platform.closeFd(fd);
   const [source, target] = [platform.windows.u8[from.firstWindow]!, platform.windows.u8[to.firstWindow]!];
   source.set([1, 2, 3]);
-  const row = (offset: number, at: number, length: number): number[] => [
-    from.firstWindow,
-    offset,
-    to.firstWindow,
-    at,
-    length,
+  const row = (offset: number, at: number, length: number, prefix = 0): number[] => [
+    ...[from.firstWindow, offset, to.firstWindow, at, length, prefix],
+    ...[0x04030201, 0x08070605, 0x0c0b0a09],
   ];
-  platform.copies.entries.set([...row(0, 10, 3), ...row(1, 20, 2)]);
-  platform.copies.run(2);
+  platform.copies.entries.set([
+    ...row(0, 10, 3),
+    ...row(1, 20, 2),
+    ...row(0, 101, 3, 10),
+    ...row(0, 200, 0, 20),
+  ]);
+  platform.copies.run(4);
   assert.equal([...target.subarray(9, 14)], [0, 1, 2, 3, 0]);
   assert.equal([...target.subarray(20, 22)], [2, 3]);
+  assert.equal(
+    [...target.subarray(100, 115)],
+    [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 1, 2, 3, 0],
+    'a prefix of 10',
+  );
+  assert.equal(
+    [...target.subarray(200, 221)],
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, ...new Array<number>(9).fill(0)],
+    'a prefix alone, longer than its bytes',
+  );
   for (const bad of [
     row(4094, 0, 3),
     row(0, 4094, 3),
+    row(0, 4080, 5, 12),
+    row(0, 0, 1, 21),
+    row(0, 0, 1, -1),
+    row(0, 0, 0x7fffffff, 12),
     row(-1, 0, 1),
     row(0, 0, -1),
-    [99999, 0, to.firstWindow, 0, 1],
+    [99999, ...row(0, 0, 1).slice(1)],
   ]) {
     platform.copies.entries.set([...row(0, 30, 3), ...bad]);
     assert.is(failure(() => platform.copies.run(2)).code, 'ERR_PLATFORM_ARGUMENT');

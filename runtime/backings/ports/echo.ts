@@ -26,15 +26,10 @@ export class EchoPort implements NetPort {
   }
 
   transmit(burst: PacketBurst, first: number, count: number, pair: number): number {
-    const receiver = this.#receiver!;
-    while (first < count) {
-      const step = Math.min(count - first, receiver.room(pair));
-      if (step === 0) break;
-      receiver.deliver(burst, first === 0 ? ALL_ROWS : ALL_ROWS.subarray(first), step, pair);
-      first += step;
-    }
-    this.#blocked[pair] = first < count;
-    return first;
+    const rows = first === 0 ? ALL_ROWS : ALL_ROWS.subarray(first);
+    const end = first + this.#receiver!.offer(burst, rows, count - first, pair);
+    this.#blocked[pair] = end < count;
+    return end;
   }
 
   /** A pair that receives nothing itself waits for the buffers of another. */

@@ -34,13 +34,6 @@ export class Backlog {
     return this.#count;
   }
 
-  /** Packets of `length` bytes for which there is room for certain. */
-  room(length: number): number {
-    // What may be skipped at the end of the ring is less than one packet.
-    const bytes = Math.floor((BYTES - this.#used - length) / (length + ALIGN));
-    return Math.max(0, Math.min(ROWS - this.#count, bytes));
-  }
-
   get window(): number {
     return (this.#region ??= this.#memory.allocate(BYTES)).window;
   }

@@ -33,26 +33,6 @@ export function readHeader(words: Uint32Array, offset: number, into: Int32Array,
   into[at + 2] = ((c >>> shift) | (d << (32 - shift))) & 0xffff;
 }
 
-/** Writes `size` bytes of header in one piece; what follows the twelfth is zero. `last` is word 2 with num-buffers. */
-export function writeHeader(
-  u8: Uint8Array,
-  u32: Uint32Array,
-  offset: number,
-  size: number,
-  words: Int32Array,
-  at: number,
-  last: number,
-): void {
-  if ((offset & 3) === 0 && size === 12) {
-    const word = offset >>> 2;
-    u32[word] = words[at]!;
-    u32[word + 1] = words[at + 1]!;
-    u32[word + 2] = last;
-    return;
-  }
-  for (let i = 0; i < size; i++) u8[offset + i] = headerByte(words, at, last, i);
-}
-
 /** Byte `index` of the header. */
 export function headerByte(words: Int32Array, at: number, last: number, index: number): number {
   if (index >= 12) return 0;

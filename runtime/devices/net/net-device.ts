@@ -171,10 +171,12 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
     else receive.deliver(burst, rows, count);
   }
 
-  room(pair: number): number {
-    const receive = this.#receiveQueue(Math.max(pair, 0));
+  offer(burst: PacketBurst, rows: Int32Array, count: number, pair: number): number {
+    const receive = this.#receiveQueue(pair);
+    if (receive !== null && this.#port.up) return receive.offer(burst, rows, count);
     // Nobody takes them: they may all be dropped at once.
-    return receive === null ? BURST_MAX : receive.room;
+    this.counters.receiveUnwanted += count;
+    return count;
   }
 
   waiting(pair: number): number {

@@ -47,8 +47,9 @@ export interface PacketMemory {
   readonly u8: readonly Uint8Array[];
   readonly u32: readonly Uint32Array[];
   /**
-   * Copies from window to window: entries of (from window, from offset, to window, to offset, length). One table for the
-   * whole process: whoever writes entries runs them before anyone else has a turn.
+   * Copies from window to window: entries of (from window, from offset, to window, to offset, length, bytes in front of the
+   * copy, three words that hold these bytes). One table for the whole process: whoever writes entries runs them before anyone
+   * else has a turn.
    */
   readonly copies: { readonly capacity: number; readonly entries: Int32Array; run(count: number): void };
   /** Zeroed memory, which takes nothing before it is written. Throws when there is none. */
@@ -83,7 +84,10 @@ export interface NetPort {
    * `receiver.transmitReady(pair)`.
    */
   transmit(burst: PacketBurst, first: number, count: number, pair: number): number;
-  /** The pair has begun or ceased to receive, or nothing waits for its buffers any more. May be called more often than that. */
+  /**
+   * The pair has begun or ceased to receive, or nothing waits for its buffers any more. May be called more often than that. The
+   * port may give packets before it returns.
+   */
   receiveReady?(pair: number): void;
   close(): void;
 }
@@ -97,8 +101,11 @@ export interface PacketReceiver {
    * belongs to when it is -1. Their bytes are used before this returns. What cannot be kept is dropped and counted.
    */
   deliver(burst: PacketBurst, rows: Int32Array, count: number, pair: number): void;
-  /** Packets of any size that `deliver` takes for this pair now without dropping one. */
-  room(pair: number): number;
+  /**
+   * As `deliver`, but what there are no buffers for stays with the port. Gives how many rows are done with; when that is less
+   * than `count`, the port's `receiveReady` is called as soon as there are buffers.
+   */
+  offer(burst: PacketBurst, rows: Int32Array, count: number, pair: number): number;
   /** Packets that wait for buffers on this pair; -1 when nothing receives on it. */
   waiting(pair: number): number;
   /** The port takes packets again. */

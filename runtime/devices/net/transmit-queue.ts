@@ -13,6 +13,11 @@ import {
   PacketColumn,
 } from './port.js';
 
+/** Constants of this module are folded; imported ones are loaded at every use. */
+const PACKET = PACKET_STRIDE;
+const FIRST = PacketColumn.firstSegment;
+const SEGMENTS = PacketColumn.segments;
+const LENGTH = PacketColumn.length;
 /** Packets handed to the port at once. */
 const BATCH = Math.min(128, BURST_MAX);
 
@@ -105,55 +110,91 @@ export class TransmitQueue {
   /** Makes packets of the chains in the batch, cutting the header off each in the batch's own table. */
   #read(count: number): void {
     const burst = this.#burst;
-    const { chains, segments } = this.#batch;
+    const { packets } = burst;
+    this.#readHeaders(count);
     let packet = 0;
     for (let row = 0; row < count; row++) {
-      const first = chains[row * 4 + 1]!;
-      if (this.#readPacket(segments, first, chains[row * 4 + 2]!, packet)) packet++;
-      else this.#counters.transmitMalformed++;
+      const at = packet * PACKET;
+      // Those before it may have been dropped.
+      if (packet < row) packets.copyWithin(at, row * PACKET, (row + 1) * PACKET);
+      const length = packets[at + LENGTH]!;
+      if (
+        length >= ETHERNET_HEADER &&
+        (packets[at + FIRST]! >= 0 || this.#readSplitHeader(row, at)) &&
+        ((packets[at]! & 0xffff) === 0 || checkSentHeader(packets, at, length, this.#offloads))
+      ) {
+        packet++;
+      } else {
+        this.#counters.transmitMalformed++;
+      }
     }
     burst.count = packet;
     this.#next = 0;
     if (this.#flows === null) return;
     for (let row = 0; row < packet; row++) {
-      this.#flows.learn(burst, row * PACKET_STRIDE, this.queue.u8, this.#pair);
+      this.#flows.learn(burst, row * PACKET, this.queue.u8, this.#pair);
     }
   }
 
-  /** One chain; false when it is no packet. */
-  #readPacket(segments: Int32Array, first: number, count: number, packet: number): boolean {
+  /**
+   * Reads the headers that lie in one segment, and makes rows of all chains. Nothing but that: the driver's processor had the
+   * headers last, and while one is waited for the next ones can be asked for. The first segment of a row is -1 where the
+   * header is in pieces; its length may be none that a packet can have.
+   */
+  #readHeaders(count: number): void {
+    const { chains, segments } = this.#batch;
     const { packets } = this.#burst;
+    const { u32 } = this.queue;
     const size = this.#headerSize;
-    const at = packet * PACKET_STRIDE;
-    if (count === 0) return false;
-    let length = -size;
-    for (let i = first; i < first + count; i++) length += segments[i * 4 + 2]!;
-    // A chain of no more than a header carries nothing (C11).
-    if (length < ETHERNET_HEADER || length > PACKET_MAX) return false;
-
-    let segment = first;
-    const offset = segments[segment * 4 + 1]!;
-    if (segments[segment * 4 + 2]! >= size) {
-      readHeader(this.queue.u32[segments[segment * 4]!]!, offset, packets, at);
-      segments[segment * 4 + 1] = offset + size;
-      segments[segment * 4 + 2]! -= size;
-    } else {
-      segment = this.#readSplitHeader(segments, segment, size);
-      readHeader(this.#splitWords, 0, packets, at);
+    for (let row = 0, at = 0; row < count; row++, at += PACKET) {
+      const first = chains[row * 4 + 1]!;
+      const pieces = chains[row * 4 + 2]!;
+      const end = (first + pieces) * 4;
+      let length = -size;
+      for (let p = first * 4; p < end; p += 4) length += segments[p + 2]!;
+      packets[at + LENGTH] = length <= PACKET_MAX ? length : 0;
+      packets[at + FIRST] = -1;
+      // A chain of no more than a header carries nothing (C11).
+      if (length < ETHERNET_HEADER) continue;
+      const p = first * 4;
+      const left = segments[p + 2]! - size;
+      if (left < 0) continue;
+      const offset = segments[p + 1]!;
+      const words = u32[segments[p]!]!;
+      const word = offset >>> 2;
+      if ((offset & 3) === 0) {
+        packets[at] = words[word]!;
+        packets[at + 1] = words[word + 1]!;
+        packets[at + 2] = words[word + 2]! & 0xffff;
+      } else {
+        readHeader(words, offset, packets, at);
+      }
+      // Without flags and a gso-type the other fields say nothing.
+      if ((packets[at]! & 0xffff) === 0) packets[at] = packets[at + 1] = packets[at + 2] = 0;
+      segments[p + 1] = offset + size;
+      segments[p + 2] = left;
+      const skipped = left === 0 ? 1 : 0;
+      packets[at + FIRST] = first + skipped;
+      packets[at + SEGMENTS] = pieces - skipped;
     }
+  }
+
+  /** The header of chain `row` lies in several segments; the packet's row is at column `at`. */
+  #readSplitHeader(row: number, at: number): boolean {
+    const { chains, segments } = this.#batch;
+    const { packets } = this.#burst;
+    const end = chains[row * 4 + 1]! + chains[row * 4 + 2]!;
+    let segment = this.#gatherHeader(segments, chains[row * 4 + 1]!, this.#headerSize);
+    readHeader(this.#splitWords, 0, packets, at);
     if (segments[segment * 4 + 2] === 0) segment++;
-    packets[at + PacketColumn.firstSegment] = segment;
-    packets[at + PacketColumn.segments] = first + count - segment;
-    packets[at + PacketColumn.length] = length;
-    if ((packets[at]! & 0xffff) !== 0) return checkSentHeader(packets, at, length, this.#offloads);
-    packets[at] = 0;
-    packets[at + 1] = 0;
-    packets[at + 2] = 0;
+    packets[at + FIRST] = segment;
+    packets[at + SEGMENTS] = end - segment;
+    if ((packets[at]! & 0xffff) === 0) packets[at] = packets[at + 1] = packets[at + 2] = 0;
     return true;
   }
 
   /** Gathers a header from several descriptors, which may hold one byte each; gives the segment where it ends. */
-  #readSplitHeader(segments: Int32Array, segment: number, size: number): number {
+  #gatherHeader(segments: Int32Array, segment: number, size: number): number {
     let taken = 0;
     for (;;) {
       const offset = segments[segment * 4 + 1]!;

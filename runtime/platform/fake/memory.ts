@@ -1,5 +1,7 @@
 import { PlatformError } from '../../errors.js';
 import {
+  COPY_PREFIX_MAX,
+  COPY_STRIDE,
   type CopyTable,
   type FdKind,
   type Mapping,
@@ -190,7 +192,7 @@ export class FakeMapping implements Mapping {
 
 export class FakeCopyTable implements CopyTable {
   readonly capacity = 1024;
-  readonly entries = new Int32Array(this.capacity * 5);
+  readonly entries = new Int32Array(this.capacity * COPY_STRIDE);
   readonly #windows: FakeWindows;
 
   constructor(windows: FakeWindows) {
@@ -204,16 +206,22 @@ export class FakeCopyTable implements CopyTable {
         `copy: ${count} entries, the table holds ${this.capacity}`,
       );
     }
-    const pairs: [Uint8Array, Uint8Array][] = [];
+    const rows: [Uint8Array, Uint8Array, Uint8Array][] = [];
     for (let i = 0; i < count; i++) {
-      const [fromWindow, fromOffset, toWindow, toOffset, length] = this.entries.subarray(i * 5, i * 5 + 5);
+      const entry = this.entries.subarray(i * COPY_STRIDE, (i + 1) * COPY_STRIDE);
+      const [fromWindow, fromOffset, toWindow, toOffset, length, size] = entry;
+      const prefix = new Uint8Array(COPY_PREFIX_MAX);
+      for (let at = 0; at < 12; at++) prefix[at] = entry[6 + (at >> 2)]! >>> ((at & 3) * 8);
       const from = this.#windows.range(fromWindow!, fromOffset!, length!);
-      const to = this.#windows.range(toWindow!, toOffset!, length!);
-      if (from === null || to === null) {
+      const to = this.#windows.range(toWindow!, toOffset!, length! + size!);
+      if (from === null || to === null || size! < 0 || size! > COPY_PREFIX_MAX) {
         throw new PlatformError('ERR_PLATFORM_ARGUMENT', `copy: entry ${i} lies outside its window`);
       }
-      pairs.push([from, to]);
+      rows.push([from, to, prefix.subarray(0, size)]);
     }
-    for (const [from, to] of pairs) to.set(from);
+    for (const [from, to, prefix] of rows) {
+      to.set(from, prefix.byteLength);
+      to.set(prefix);
+    }
   }
 }

@@ -1,6 +1,8 @@
 import { EventEmitter, on } from 'node:events';
 import { OptionError, PlatformError, VhostError, type VhostUserError } from '../../errors.js';
+import { PollingLoop } from '../../device/polling-loop.js';
 import { QueueLoop } from '../../device/queue-loop.js';
+import type { QueueScheduler } from '../../device/queue-scheduler.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import type { Platform, SocketListener, SocketStream } from '../../platform/platform.js';
@@ -29,6 +31,11 @@ export interface BackendOptions {
   readonly signal?: AbortSignal;
   /** How long to look for more chains before asking for kicks, in microseconds; 0 never spins. Default 50. */
   readonly spinMicroseconds?: number;
+  /**
+   * Look at the queues without end instead of waiting for kicks. It takes one processor whole while a front-end is there: pin
+   * the process to one of its own.
+   */
+  readonly poll?: boolean;
   /** Receives structured log lines; nothing is logged without it. */
   readonly log?: Log;
   readonly limits?: SessionLimits;
@@ -63,7 +70,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   readonly #finish: (error?: unknown) => void;
   readonly #device: VirtioDevice;
   readonly #options: BackendOptions;
-  readonly #loop: QueueLoop;
+  readonly #loop: QueueScheduler;
   readonly #log: Log;
   readonly #limits: Required<SessionLimits>;
   readonly #waiting: SocketStream[] = [];
@@ -83,7 +90,10 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
     this.#log = options.log ?? (() => undefined);
     this.#limits = checkedLimits(options.limits);
     const { spinMicroseconds } = options;
-    this.#loop = new QueueLoop(spinMicroseconds === undefined ? {} : { spinMicroseconds });
+    this.#loop =
+      options.poll === true
+        ? PollingLoop.shared
+        : new QueueLoop(spinMicroseconds === undefined ? {} : { spinMicroseconds });
     let finish!: (error?: unknown) => void;
     this.finished = new Promise<void>((resolve, reject) => {
       finish = (error) => (error === undefined ? resolve() : reject(error as Error));

@@ -1,5 +1,5 @@
 import { DeviceError, VhostError, type VhostUserError, type VirtqueueError } from '../../errors.js';
-import type { QueueLoop } from '../../device/queue-loop.js';
+import type { QueueScheduler } from '../../device/queue-scheduler.js';
 import type { DeviceHost, VirtioDevice } from '../../device/virtio-device.js';
 import type { Platform, SocketStream } from '../../platform/platform.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
@@ -24,7 +24,7 @@ export interface SessionOptions {
   readonly platform: Platform;
   readonly device: VirtioDevice;
   readonly stream: SocketStream;
-  readonly loop: QueueLoop;
+  readonly loop: QueueScheduler;
   readonly log: Log;
   readonly limits: Required<SessionLimits>;
   /** Virtio bits that are not offered although device and library could. */

@@ -75,6 +75,16 @@ test('echo gives back what was sent, and sends no more while the driver has no b
   assert.is(station.transmit.inFlight, 0);
 });
 
+test('echo holds back what there are no buffers for, and asks for word of more', () => {
+  const station = new Station((memory) => new EchoPort(memory));
+  for (let i = 0; i < 3; i++) station.receive.offer([], [1526]);
+  for (let i = 0; i < 10; i++) station.send(frame(60, i));
+  station.serve(station.transmit);
+  assert.is(station.device.waiting(0), 0, 'nothing is copied to wait');
+  assert.is(station.device.counters.transmitted, 3);
+  assert.is(station.receive.resumes, 1);
+});
+
 test('echo drops what waits for buffers of a queue that is disabled or stopped', () => {
   for (const stopped of [false, true]) {
     const station = new Station((memory) => new EchoPort(memory));
@@ -126,6 +136,19 @@ test('a card drops what its port has not taken when the transmit queue is disabl
     [false, true],
     'what is sent is discarded, buffers are kept',
   );
+});
+
+test('source gives no packet that there is no buffer for, and goes on when buffers come', () => {
+  let port: SourcePort | undefined;
+  const station = new Station((memory) => (port = new SourcePort(memory)));
+  for (const buffers of [0, 5, 100, 1]) {
+    const { given } = port!;
+    for (let i = 0; i < buffers; i++) station.receive.offer([], [1526]);
+    station.serve(station.receive);
+    assert.is(port!.given - given, buffers);
+    assert.is(station.device.waiting(0), 0);
+  }
+  port!.close();
 });
 
 test('source gives packets as long as there are buffers, up to its limit', async () => {

@@ -147,6 +147,14 @@ export class Card {
     release();
   }
 
+  /** As `deliver`, but the port keeps what there are no buffers for. Gives how many packets are done with. */
+  offer(packets: readonly (Partial<Packet> & { bytes: Uint8Array })[], pair = 0): number {
+    const { burst, release } = burstOf(this.memory, packets);
+    const done = this.device.offer(burst, ALL_ROWS, burst.count, pair);
+    release();
+    return done;
+  }
+
   serveTransmit(pair = 0): void {
     this.device.serveQueue(this.transmit[pair]!);
   }

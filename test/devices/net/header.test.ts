@@ -2,7 +2,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { NetFeature } from '../../../generated/virtio/devices/net/features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
-import { headerSize, readHeader, writeHeader } from '../../../runtime/devices/net/header.js';
+import { headerSize, readHeader } from '../../../runtime/devices/net/header.js';
 
 const test = suite('the header of a packet');
 
@@ -25,22 +25,13 @@ const WORDS = Int32Array.of(0, 0x2211_8301 | 0, 0x6655_4433, 0x0000_8877);
 const BYTES = [0x01, 0x83, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88];
 
 for (let offset = 0; offset < 8; offset++) {
-  test(`is read and written at offset ${offset} of a window`, () => {
+  test(`is read at offset ${offset} of a window`, () => {
     const u8 = new Uint8Array(24).fill(0xee);
     const u32 = new Uint32Array(u8.buffer);
     u8.set([...BYTES, 0x99, 0xaa], offset);
     const words = new Int32Array(5);
     readHeader(u32, offset, words, 1);
     assert.equal([...words], [0, WORDS[1], WORDS[2], WORDS[3], 0], 'num-buffers is left out');
-
-    for (const size of [10, 12, 20]) {
-      const out = new Uint8Array(32).fill(0xee);
-      writeHeader(out, new Uint32Array(out.buffer), offset, size, WORDS, 1, WORDS[3]! | (5 << 16));
-      const expected = [...BYTES, 5, 0, ...new Uint8Array(8)].slice(0, size);
-      assert.equal([...out.subarray(offset, offset + size)], expected);
-      assert.ok(out.subarray(0, offset).every((byte) => byte === 0xee));
-      assert.ok(out.subarray(offset + size).every((byte) => byte === 0xee));
-    }
   });
 }
 
