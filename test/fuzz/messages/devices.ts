@@ -12,6 +12,7 @@ import {
 import { BlockDevice } from '../../../runtime/devices/blk/index.js';
 import { EntropyDevice } from '../../../runtime/devices/entropy/index.js';
 import { NetDevice } from '../../../runtime/devices/net/index.js';
+import type { SharedMemoryDeclaration } from '../../../runtime/device/virtio-device.js';
 import type { Platform } from '../../../runtime/platform/platform.js';
 import type { Random } from '../../support/random.js';
 import { OrderedFailure } from './own-errors.js';
@@ -36,6 +37,10 @@ class CheckingDevice implements VirtioDevice {
     read: () => new Uint8Array(20),
     write: (offset, bytes) => offset >= 4 && offset + bytes.byteLength <= 20,
   };
+  /** Objects and memory to share; absent in half of the devices. */
+  readonly sharedMemory?: readonly SharedMemoryDeclaration[];
+  readonly hostNotifiers?: boolean;
+  readonly sharedObject?: (uuid: Uint8Array) => number | null;
   readonly #random: Random;
   readonly #batch = new ChainBatch(16, 1024);
   readonly #held: { queue: DeviceQueue; handle: number; writable: number }[] = [];
@@ -44,6 +49,10 @@ class CheckingDevice implements VirtioDevice {
 
   constructor(random: Random) {
     this.#random = random;
+    if (random.chance(2)) return;
+    this.hostNotifiers = true;
+    this.sharedMemory = [{ id: 1, size: 0x1000n }];
+    this.sharedObject = () => null;
   }
 
   serveQueue(queue: DeviceQueue): void {

@@ -99,7 +99,7 @@ export class MessageDraw {
     ring.device = packed ? ring.driver + 4 : (ring.driver + 6 + 2 * ring.size + 3) & ~3;
     const messages = [
       this.request('setVringNum', { index, num: ring.size }),
-      this.request('setVringBase', { index, num: packed ? 0x8000_8000 : 0 }),
+      this.request('setVringBase', { index, num: this.#freshBase }),
       this.request('setVringAddr', this.#address(index)),
       this.request('setVringCall', BigInt(index)),
       this.request('setVringErr', BigInt(index)),
@@ -119,9 +119,22 @@ export class MessageDraw {
       this.request('getProtocolFeatures'),
       this.request('setProtocolFeatures'),
       this.request('setOwner'),
-      this.request('setFeatures'),
+      this.request('setFeatures', this.#features()),
     ];
-    return [...messages, this.request('setMemTable', { regions: this.#world.regions.map(describe) })];
+    const random = this.#random;
+    if (random.chance(4)) messages.push(this.request('setLogBase', { size: 0x4000n, offset: 0n }));
+    if (random.chance(4)) {
+      messages.push(this.request('getInflightFd'), this.request('setInflightFd'));
+    }
+    messages.push(this.request('setMemTable', { regions: this.#world.regions.map(describe) }));
+    // Behind an IOMMU nothing is reached before it was announced.
+    if ((this.#plan.accepted & VirtioFeature.accessPlatform) !== 0n) {
+      for (const { address, size } of this.#world.regions) {
+        const place = { iova: BigInt(address), size: BigInt(size), userAddress: BigInt(USER + address) };
+        messages.push(this.request('iotlbMsg', { ...place, permission: 3, type: 2 }));
+      }
+    }
+    return messages;
   }
 
   /** Does something to a message that no front-end should. */
@@ -169,6 +182,8 @@ export class MessageDraw {
     const index = random.below(plan.rings.length);
     switch (name) {
       case 'setFeatures':
+        // While rings run, only LOG_ALL may come and go.
+        if (random.chance(2)) return (plan.accepted ^= plan.offered & VirtioFeature.vhostLogAll);
         return this.#features();
       case 'setProtocolFeatures':
         return this.#protocolFeatures();
@@ -185,7 +200,10 @@ export class MessageDraw {
       case 'setVringAddr':
         return this.#address(index);
       case 'setVringBase':
-        return { index, num: random.pick([0, 0, 1, 0x8000_8000, 0x8000, 0xffff]) };
+        return {
+          index,
+          num: random.chance(3) ? random.pick([1, 0x8000, 0xffff, 0x8001_8000]) : this.#freshBase,
+        };
       case 'getVringBase':
       case 'getVringBaseSkipDrain':
         return { index, num: 0 };
@@ -218,15 +236,15 @@ export class MessageDraw {
         return {
           mmapSize: 0n,
           mmapOffset: 0n,
-          numQueues: random.pick([1, 2, 4]),
-          queueSize: random.pick([8, 64, 256]),
+          numQueues: random.pick([4, 4, 4, 1, 5]),
+          queueSize: random.pick([128, 128, 8, 256]),
         };
       case 'setInflightFd':
         return {
-          mmapSize: BigInt(random.pick([0x1000, 0x4000, 0x8000])),
+          mmapSize: BigInt(random.pick([0x1_0000, 0x1_0000, 0x4000, 0x1000])),
           mmapOffset: 0n,
-          numQueues: random.pick([1, 2, 4]),
-          queueSize: random.pick([8, 64, 256]),
+          numQueues: random.pick([4, 4, 4, 1]),
+          queueSize: random.pick([128, 128, 8]),
         };
       case 'setDeviceStateFd':
         return { direction: random.below(2), phase: 0 };
@@ -247,6 +265,10 @@ export class MessageDraw {
     }
   }
 
+  get #freshBase(): number {
+    return (this.#plan.accepted & VirtioFeature.ringPacked) !== 0n ? 0x8000_8000 : 0;
+  }
+
   #features(): bigint {
     const { offered } = this.#plan;
     const random = this.#random;
@@ -256,7 +278,8 @@ export class MessageDraw {
     if (!random.chance(6)) word |= offered & VirtioFeature.version1;
     if (random.chance(4)) word &= ~VirtioFeature.ringPacked;
     // Translations have to be asked for, which few conversations get right.
-    if (!random.chance(8)) word &= ~(VirtioFeature.accessPlatform | VirtioFeature.vhostLogAll);
+    if (!random.chance(6)) word &= ~VirtioFeature.accessPlatform;
+    if (!random.chance(3)) word &= ~VirtioFeature.vhostLogAll;
     if (random.chance(60)) word = BigInt.asUintN(64, ~word);
     this.#plan.accepted = word;
     return word;
@@ -274,13 +297,18 @@ export class MessageDraw {
   }
 
   #address(index: number): FrontendRequests['setVringAddr']['payload'] {
-    const { descriptor, driver, device } = this.#plan.rings[index]!;
+    const { rings, accepted, acceptedProtocol } = this.#plan;
+    const { descriptor, driver, device } = rings[index]!;
+    const guest =
+      (accepted & VirtioFeature.accessPlatform) !== 0n ||
+      (acceptedProtocol & ProtocolFeature.gpaAddresses) !== 0n;
+    const base = guest ? 0 : USER;
     return {
       index,
       flags: this.#random.chance(4) ? 1 : 0,
-      descriptor: BigInt(USER + descriptor),
-      used: BigInt(USER + device),
-      available: BigInt(USER + driver),
+      descriptor: BigInt(base + descriptor),
+      used: BigInt(base + device),
+      available: BigInt(base + driver),
       log: BigInt(device),
     };
   }
@@ -319,14 +347,14 @@ export class MessageDraw {
   }
 
   #fdFor(role: string | null): number {
-    const { events, sockets, loot, short, regions, odd } = this.#world;
+    const { events, sockets, loot, short, scratch, regions, odd } = this.#world;
     const random = this.#random;
     if (role === 'kick') return events[random.below(2)]!;
     if (role === 'call' || role === 'err' || role === 'log-notify') return events[2 + random.below(4)]!;
     if (role === 'backend-channel' || role === 'gpu-socket') return random.pick(sockets);
     if (role !== null && MEMORY_ROLES.has(role)) {
-      if (loot.length > 0 && random.chance(2)) return random.pick(loot);
-      return this.#plan.soundMemory ? short : random.pick([short, ...regions.map(({ fd }) => fd)]);
+      if (role === 'inflight' && loot.length > 0 && !random.chance(3)) return random.pick(loot);
+      return this.#plan.soundMemory ? scratch : random.pick([scratch, short, ...regions.map(({ fd }) => fd)]);
     }
     return random.pick([...odd, events[0]!]);
   }

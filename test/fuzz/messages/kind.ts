@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as assert from 'uvu/assert';
+import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { Random } from '../../support/random.js';
 import { count, type FuzzKind, scattered } from '../kind.js';
 import { MessageSequence } from './sequence.js';
@@ -14,6 +15,7 @@ export function messagesKind(): FuzzKind {
     path: '/fuzz.sock',
     messages: 150,
     sessions: 2,
+    withhold: 0n,
     patience: { turns: 3000, milliseconds: 0 },
   };
   return {
@@ -38,6 +40,8 @@ export function sessionsKind(): FuzzKind {
     path: join(folder, 'fuzz.sock'),
     messages: 40,
     sessions: 8,
+    // The thread that faults is the one that would have to serve the fault.
+    withhold: ProtocolFeature.pagefault,
     patience: { turns: 3000, milliseconds: 20_000 },
   };
   const before = backdrop.mappings;

@@ -1,5 +1,7 @@
 import * as assert from 'uvu/assert';
 import type { SocketStream } from '../../../runtime/platform/platform.js';
+import { frontendRequestById } from '../../../generated/vhost-user/frontend-requests.js';
+import { count } from '../kind.js';
 
 /** The largest reply there is: configuration space. */
 const LARGEST = 12 + 4096;
@@ -13,11 +15,13 @@ export class ReplyReader {
   lost = false;
   readonly #stream: SocketStream;
   readonly #loot: number[];
+  readonly #reached: Record<string, number>;
   readonly #asked: number[] = [];
   readonly #bytes = new Uint8Array(0x4000);
   #filled = 0;
 
-  constructor(stream: SocketStream, loot: number[]) {
+  constructor(stream: SocketStream, loot: number[], reached: Record<string, number>) {
+    this.#reached = reached;
     this.#stream = stream;
     this.#loot = loot;
   }
@@ -53,12 +57,20 @@ export class ReplyReader {
       assert.is(flags, 5, `flags of the reply to request ${request}`);
       assert.ok(size! <= LARGEST, `a reply of ${size} bytes`);
       if (this.#filled - at < 12 + size!) break;
+      this.#note(request!, view, at, size!);
       at += 12 + size!;
       this.replies++;
       if (!this.lost) this.#expect(request!);
     }
     this.#bytes.copyWithin(0, at, this.#filled);
     this.#filled -= at;
+  }
+
+  /** Counts what the back-end did not refuse. */
+  #note(request: number, view: DataView, at: number, size: number): void {
+    const name = frontendRequestById.get(request)?.name ?? 'unknown';
+    const refused = size === 0 || (size === 8 && view.getBigUint64(at + 12, true) === 1n);
+    count(this.#reached, `${refused ? 'refused' : 'done'}: ${name}`);
   }
 
   /** Requests before it that were not answered have asked for nothing. */

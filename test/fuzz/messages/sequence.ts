@@ -20,6 +20,8 @@ export interface SequenceOptions {
   /** Messages of the longest session. */
   readonly messages: number;
   readonly sessions: number;
+  /** Protocol features that are never asked for. */
+  readonly withhold: bigint;
   /** How long the back-end may take for what has to come, in turns of the loop and in milliseconds; both have to pass. */
   readonly patience: { readonly turns: number; readonly milliseconds: number };
 }
@@ -57,6 +59,7 @@ export class MessageSequence {
       platform,
       socketPath: options.path,
       spinMicroseconds: 0,
+      withProtocolFeatures: random.chance(2) ? 0n : BigInt(random.below(1 << 24)) & ~options.withhold,
       log: (_level, _message, fields) => {
         if (fields?.['error'] !== undefined) checkOwnError(fields['error']);
       },
@@ -98,7 +101,7 @@ export class MessageSequence {
       acceptedProtocol: 0n,
       soundMemory,
     };
-    const talk = new Talk(random, world, stream, plan);
+    const talk = new Talk(random, world, stream, plan, this.#reached);
     const budget = 1 + random.below(this.#options.messages);
     if (!random.chance(10)) {
       talk.push(...talk.draw.open());
@@ -202,12 +205,18 @@ class Talk {
   readonly #traffic: RingTraffic;
   #pending: DrawnMessage[] = [];
 
-  constructor(random: Random, world: World, stream: SocketStream, plan: Plan) {
+  constructor(
+    random: Random,
+    world: World,
+    stream: SocketStream,
+    plan: Plan,
+    reached: Record<string, number>,
+  ) {
     this.#random = random;
     this.#world = world;
     this.#stream = stream;
     this.draw = new MessageDraw(random, world, plan);
-    this.replies = new ReplyReader(stream, world.loot);
+    this.replies = new ReplyReader(stream, world.loot, reached);
     this.#traffic = new RingTraffic(random, world, plan);
   }
 

@@ -40,6 +40,8 @@ export class World implements ViewedMemory, Disposable {
   readonly odd: readonly number[];
   /** A file that is too short for every region. */
   readonly short: number;
+  /** A file for logs and records, as long as either has to be. */
+  readonly scratch: number;
   /** Fds that came with replies. */
   readonly loot: number[] = [];
   readonly #mappings: Mapping[];
@@ -64,6 +66,7 @@ export class World implements ViewedMemory, Disposable {
     this.#channels = pairs.map(([, mine]) => platform.adoptSocket(mine) as SocketStream);
     this.odd = kind.odd(platform);
     this.short = platform.createSharedMemory('fuzz', 0x1000n);
+    this.scratch = platform.createSharedMemory('fuzz', 0x1_0000n);
   }
 
   /** Guest memory; the range must lie in one region. */
@@ -113,8 +116,16 @@ export class World implements ViewedMemory, Disposable {
   /** Closes what is the front-end's. */
   [Symbol.dispose](): void {
     for (const mapping of this.#mappings) mapping.unmap();
-    const { platform, regions, events, sockets, odd, short, loot } = this;
-    const fds = [...regions.map(({ fd }) => fd), ...events, ...sockets, ...odd, short, ...loot.splice(0)];
+    const { platform, regions, events, sockets, odd, short, scratch, loot } = this;
+    const fds = [
+      ...regions.map(({ fd }) => fd),
+      ...events,
+      ...sockets,
+      ...odd,
+      short,
+      scratch,
+      ...loot.splice(0),
+    ];
     for (const fd of fds) platform.closeFd(fd);
     for (const channel of this.#channels) channel.close();
   }
