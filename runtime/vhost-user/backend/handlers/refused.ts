@@ -9,7 +9,7 @@ function refuse(why: string): () => never {
 
 const NOT_OFFERED = 'its feature is not offered by this back-end';
 
-/** Requests that this back-end does not serve. */
+/** Requests that this back-end does not serve; PROTOCOL.md says why of each. */
 export const refusedHandlers: Handlers<
   | 'iotlbMsg'
   | 'setVringEndian'
@@ -24,7 +24,7 @@ export const refusedHandlers: Handlers<
   gpuSetSocket: refuse('the device is not a GPU'),
 
   iotlbMsg: refuse(NOT_OFFERED),
-  setVringEndian: refuse(NOT_OFFERED),
+  setVringEndian: refuse('the rings of VERSION_1 devices are little-endian'),
   createCryptoSession: refuse(NOT_OFFERED),
   closeCryptoSession: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
