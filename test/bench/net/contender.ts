@@ -30,7 +30,7 @@ export interface Sample {
   readonly cpu: number;
 }
 
-/** A back-end with a front-end on it, moving packets only while it is measured. */
+/** A back-end with a front-end on it, at work only while it is measured. */
 export class Contender implements AsyncDisposable {
   readonly name: Name;
   readonly #direction: Direction;
@@ -64,6 +64,7 @@ export class Contender implements AsyncDisposable {
       const device = { queues: 1, packed_vq: format === 'packed' ? 1 : 0, in_order: 0, mrg_rxbuf: 1 };
       const frontend = await Testpmd.start(socket, device, [], `${COMMAND_CORE},${FRONTEND_CORE}`);
       await frontend.run(`set fwd ${FRONTEND_MODE[direction]}`, `set txpkts ${length}`);
+      if (!(backend instanceof Testpmd)) backend.child.kill('SIGSTOP');
       return new Contender(name, direction, frontend, backend);
     } catch (error) {
       await backend[Symbol.asyncDispose]();
@@ -85,17 +86,20 @@ export class Contender implements AsyncDisposable {
 
   async #try(seconds: number): Promise<Sample | null> {
     const backend = this.#backend instanceof Testpmd ? this.#backend : null;
-    if (backend !== null) await backend.run('start');
+    const { child } = backend?.program ?? (this.#backend as RunningProgram);
+    // Ours spins always: it must not do so beside the other one.
+    if (backend === null) child.kill('SIGCONT');
+    else await backend.run('start');
     await this.#frontend.run(this.#direction === 'loop' ? `start tx_first ${LOOP_BURSTS}` : 'start');
     await sleep(seconds / 4);
-    const pid = (backend?.program ?? (this.#backend as RunningProgram)).child.pid!;
-    const cpuBefore = processCpuSeconds(pid);
+    const cpuBefore = processCpuSeconds(child.pid!);
     const before = await this.#counts();
     await sleep(seconds);
     const after = await this.#counts();
-    const cpu = processCpuSeconds(pid) - cpuBefore;
+    const cpu = processCpuSeconds(child.pid!) - cpuBefore;
     await this.#frontend.run('stop');
-    if (backend !== null) await backend.run('stop');
+    if (backend === null) child.kill('SIGSTOP');
+    else await backend.run('stop');
     const packets = after.packets - before.packets;
     if (packets === 0) return null;
     return { mpps: packets / (after.time - before.time) / 1000, cpu: (cpu / packets) * 1e9 };
