@@ -1,4 +1,5 @@
 import { VirtqueueError } from '../errors.js';
+import type { PlaceRange } from '../virtqueue/translation.js';
 import { ChainBatch } from '../virtqueue/chain-batch.js';
 import type {
   DeviceVirtqueue,
@@ -159,6 +160,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     // Completions held back for the sake of their order have come; they do not come again.
     this.#abandoned = this.#virtqueue.withDevice;
     this.#detached = released;
+    this.#virtqueue.abandonPlaces();
     if (this.#abandoned === 0) released();
     this.#stopped?.(this.#virtqueue.state());
     this.#stopped = null;
@@ -181,6 +183,21 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   setLog(log: VirtqueueLog | null, covered?: () => void): void {
     this.#virtqueue.setLog(log, covered);
     if (covered !== undefined) this.#yield();
+  }
+
+  /** Behind an IOMMU: translations came that the ring may have waited for. */
+  translated(): void {
+    this.#virtqueue.translated();
+    this.resume();
+  }
+
+  /**
+   * Calls `done` when no chain that is in flight now lies in one of these places. A queue whose device failed does not wait, as
+   * in `stop`.
+   */
+  whenUnused(places: readonly PlaceRange[], done: () => void): void {
+    if (this.#failed || this.#detached !== null) done();
+    else this.#virtqueue.whenUnused(places, done);
   }
 
   /** Whether the ring has no kick fd now. */
@@ -265,6 +282,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.break(
       new VirtqueueError('ERR_VIRTQ_DEVICE', this.index, `the device failed: ${messageOf(cause)}`, { cause }),
     );
+    this.#virtqueue.abandonPlaces();
     this.#settle();
   }
 

@@ -1,28 +1,50 @@
 import { GuestMemoryError, VhostError } from '../errors.js';
-import type { GuestMemory } from '../memory/guest-memory.js';
-import type { VirtqueueAreas } from '../virtqueue/device-virtqueue.js';
+import { Access, type AddressRange } from '../memory/iotlb.js';
+import type { MemoryPlace, VirtqueueAreas } from '../virtqueue/device-virtqueue.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { PackedEventSuppress } from '../../generated/virtio/packed-virtqueue.js';
 import { VirtqAvail, VirtqDesc, VirtqUsed } from '../../generated/virtio/split-virtqueue.js';
 
 type Format = 'split' | 'packed';
 
-/** Where a ring's areas are; null when one does not lie in one region. Addresses are the front-end's own. */
+/**
+ * A ring's areas by the addresses of SET_VRING_ADDR. The device reads descriptors and the driver's area and writes its own; of a
+ * packed ring it writes the descriptors too.
+ */
+function layoutOf({ descriptor, available, used }: VringAddress, format: Format, size: number) {
+  const packed = format === 'packed';
+  return {
+    descriptor: { address: descriptor, length: 16 * size, access: packed ? Access.readWrite : Access.read },
+    driver: { address: available, length: packed ? 4 : 6 + 2 * size, access: Access.read },
+    device: { address: used, length: packed ? 4 : 6 + 8 * size, access: Access.write },
+  };
+}
+
+/** Where the areas are, as `place` finds each of them; null when it does not find them all. */
 export function areasOf(
   addresses: VringAddress,
   format: Format,
   size: number,
-  memory: GuestMemory,
+  place: (address: bigint, length: number, access: number) => MemoryPlace | null,
 ): VirtqueueAreas | null {
-  const { descriptor, available, used } = addresses;
-  const [driverLength, deviceLength] = format === 'packed' ? [4, 4] : [6 + 2 * size, 6 + 8 * size];
-  const areas = {
-    descriptor: memory.translateUser(descriptor, 16 * size),
-    driver: memory.translateUser(available, driverLength),
-    device: memory.translateUser(used, deviceLength),
-  };
-  if (areas.descriptor === null || areas.driver === null || areas.device === null) return null;
-  return { descriptor: areas.descriptor, driver: areas.driver, device: areas.device };
+  const layout = layoutOf(addresses, format, size);
+  const [descriptor, driver, device] = [layout.descriptor, layout.driver, layout.device].map((area) =>
+    place(area.address, area.length, area.access),
+  );
+  if (descriptor == null || driver == null || device == null) return null;
+  return { descriptor, driver, device };
+}
+
+/** Whether one of the areas touches the range, in the addresses' own terms. */
+export function liesIn(
+  addresses: VringAddress,
+  format: Format,
+  size: number,
+  { start, end }: AddressRange,
+): boolean {
+  return Object.values(layoutOf(addresses, format, size)).some(
+    ({ address, length }) => Number(address) < end && Number(address) + length > start,
+  );
 }
 
 /** virtio 1.4, 2.7 and 2.8. Regions start aligned, so an area is where its user address is. Throws VhostError. */

@@ -4,6 +4,7 @@ import type { QueueScheduler } from '../device/queue-scheduler.js';
 import type { VirtioDevice } from '../device/virtio-device.js';
 import type { DirtyWriter } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
+import type { AddressRange, Removed } from '../memory/iotlb.js';
 import type { Watch } from '../platform/platform.js';
 import type {
   DeviceVirtqueue,
@@ -15,9 +16,10 @@ import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from 
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import type { OwnedFd } from './fd-bundle.js';
+import { type SessionIommu, type TranslatedRing, whenDone } from './iommu.js';
 import type { MemorySlots } from './memory-slots.js';
 import type { NegotiatedFeatures } from './negotiated-features.js';
-import { areasOf, checkAlignment, sameAreas, unmapped } from './ring-areas.js';
+import { areasOf, checkAlignment, liesIn, sameAreas, unmapped } from './ring-areas.js';
 import { type BoundRing, ringLog } from './ring-log.js';
 import { decodeBase, encodeBase } from './vring-base.js';
 import { VringSignals, type VringSignalsContext } from './vring-signals.js';
@@ -30,6 +32,7 @@ export interface VringContext extends VringSignalsContext {
   readonly loop: QueueScheduler;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
+  readonly iommu: SessionIommu;
   /** Where writes are marked while LOG_ALL is accepted. */
   readonly dirtyLogging: DirtyWriter;
   /** Where chains in flight are tracked. */
@@ -56,7 +59,7 @@ const DEFAULT_MAX_SIZE = 1024;
  * The device is given the ring when it is live and enabled. A disabled ring leaves its chains alone, unless its device has
  * them discarded.
  */
-export class Vring {
+export class Vring implements TranslatedRing {
   readonly index: number;
   readonly #context: VringContext;
   #size = 0;
@@ -79,6 +82,8 @@ export class Vring {
   #covered: (() => void) | null = null;
   /** Why the ring was not started although it was asked to. */
   #refused: VirtqueueError | null = null;
+  /** Told when the ring's areas were looked up again, or the ring ended. */
+  #rebound: (() => void)[] = [];
 
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
@@ -133,7 +138,7 @@ export class Vring {
       return;
     }
     const memory = this.#context.memory.current;
-    if (memory !== null && this.#areas(memory) === null) {
+    if (memory !== null && !this.#context.iommu.active && this.#areas(memory) === null) {
       this.#addresses = before;
       throw unmapped(addresses, this.#size);
     }
@@ -216,6 +221,7 @@ export class Vring {
         this.#leave(host);
       }
     }
+    this.#context.iommu.forget(this);
     return this.#base ?? this.#baseBeforeReset ?? encodeBase(initialVirtqueueState(this.#format()));
   }
 
@@ -238,11 +244,40 @@ export class Vring {
     try {
       this.#goLive(false);
     } catch (error) {
-      // Nobody asked for this ring now, so its fault is its own and not the request's.
-      this.#started = false;
-      this.#signals.signal('err');
-      this.#context.onBroken(this, asVirtqueueError(this.index, error));
+      this.#faulty(asVirtqueueError(this.index, error));
     }
+  }
+
+  // --- behind an IOMMU
+
+  translated(): void {
+    if (this.#host === null || this.#bound === null) this.memoryChanged();
+    else this.#host.translated();
+  }
+
+  untranslatable(error: VirtqueueError): void {
+    if (this.#host === null) this.#faulty(error);
+    else this.#host.break(error);
+  }
+
+  liesIn(range: AddressRange): boolean {
+    if (this.#host === null || this.#addresses === null) return false;
+    return liesIn(this.#addresses, this.#format(), this.#size, range);
+  }
+
+  withdraw({ ranges, places }: Removed): Promise<unknown> | null {
+    const host = this.#host;
+    if (host === null) return null;
+    const waits = [whenDone((done) => host.whenUnused(places, done))];
+    if (this.#bound !== null && ranges.some((range) => this.liesIn(range))) {
+      waits.push(
+        whenDone((done) => {
+          this.#rebound.push(done);
+          host.whenQuiet(() => this.#rebind());
+        }),
+      );
+    }
+    return waits.every((wait) => wait === null) ? null : Promise.all(waits);
   }
 
   /** LOG_ALL came or went. Resolves when whatever is written from then on is logged, or nothing is. */
@@ -263,6 +298,7 @@ export class Vring {
     const host = this.#host;
     this.#host = null;
     if (host !== null) this.#leave(host);
+    this.#context.iommu.forget(this);
   }
 
   // --- inside
@@ -274,9 +310,10 @@ export class Vring {
     const addresses = this.#addresses;
     if (!this.#started || this.#host !== null) return;
     if (this.#size === 0 || addresses === null || memory === null) return;
-    const areas = this.#areas(memory);
+    const { iommu } = this.#context;
+    const areas = iommu.active ? this.#translatedAreas(memory) : this.#areas(memory);
     if (areas === null) {
-      if (demand) throw unmapped(addresses, this.#size);
+      if (demand && !iommu.active) throw unmapped(addresses, this.#size);
       return;
     }
     const virtqueue = this.#startVirtqueue(memory, areas);
@@ -311,7 +348,7 @@ export class Vring {
 
   /** null when the in-flight region was refused: nobody can say which chains are done, so the ring must not run. */
   #startVirtqueue(memory: GuestMemory, areas: VirtqueueAreas): DeviceVirtqueue | null {
-    const { features, platform, device } = this.#context;
+    const { features, platform, device, iommu } = this.#context;
     const format = this.#format();
     try {
       const inflight = this.#context.inflight.of(this.index, format);
@@ -326,6 +363,7 @@ export class Vring {
           ...(device.maxChainLength === undefined ? {} : { chainLimit: device.maxChainLength }),
           areas,
           memory,
+          ...(iommu.active ? { translation: iommu.translation(this) } : {}),
           state: this.#position(format, areas),
           ...(inflight === null ? {} : { inflight }),
         },
@@ -333,11 +371,8 @@ export class Vring {
       );
     } catch (error) {
       if (!(error instanceof VirtqueueError) || error.code !== 'ERR_VIRTQ_INFLIGHT') throw error;
-      this.#started = false;
       this.#closeKick();
-      this.#refused = error;
-      this.#signals.signal('err');
-      this.#context.onBroken(this, error);
+      this.#faulty(error);
       return null;
     }
   }
@@ -345,10 +380,10 @@ export class Vring {
   /** Binds the quiet live ring to the memory of now. False when it cannot go on with it. */
   #rebind(): boolean {
     const memory = this.#context.memory.current;
-    const areas = memory === null ? null : this.#areas(memory);
     const before = this.#bound;
     this.#bound = null;
     try {
+      const areas = memory === null ? null : this.#areas(memory);
       if (memory === null || areas === null) return false;
       this.#host?.rebind(memory, areas);
       this.#bound = { memory: memory.retain(), areas, addresses: this.#addresses! };
@@ -359,6 +394,7 @@ export class Vring {
       return false;
     } finally {
       before?.memory.release();
+      for (const done of this.#rebound.splice(0)) done();
     }
   }
 
@@ -384,8 +420,30 @@ export class Vring {
     return { ...state, nextUsed, ...(this.#base === null ? { nextAvailable: nextUsed } : {}) };
   }
 
+  /** Where the ring's areas are; null when one does not lie in one region, or translations are missing that were asked for. */
   #areas(memory: GuestMemory): VirtqueueAreas | null {
-    return areasOf(this.#addresses!, this.#format(), this.#size, memory);
+    const { iommu } = this.#context;
+    return areasOf(this.#addresses!, this.#format(), this.#size, (address, length, access) =>
+      iommu.active ? iommu.place(this, address, length, access) : memory.translateUser(address, length),
+    );
+  }
+
+  /** The same for a ring that starts: what the driver may not use as a ring is its own fault, not the front-end's. */
+  #translatedAreas(memory: GuestMemory): VirtqueueAreas | null {
+    try {
+      return this.#areas(memory);
+    } catch (error) {
+      this.#faulty(asVirtqueueError(this.index, error));
+      return null;
+    }
+  }
+
+  /** Nobody asked for this ring now, or what is wrong with it is not the request's fault: the ring is not served. */
+  #faulty(error: VirtqueueError): void {
+    this.#started = false;
+    this.#refused = error;
+    this.#signals.signal('err');
+    this.#context.onBroken(this, error);
   }
 
   #watchKick(host: QueueHost): void {
@@ -409,6 +467,7 @@ export class Vring {
     this.#bound = null;
     this.#covered?.();
     host.detach(() => bound?.memory.release());
+    for (const done of this.#rebound.splice(0)) done();
   }
 
   #mustNotRun(what: string): void {

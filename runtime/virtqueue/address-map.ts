@@ -1,5 +1,7 @@
+import type { TranslatedRun } from '../memory/iotlb.js';
 import type { VirtqueueMemory } from './device-virtqueue.js';
 import type { WindowTable } from '../platform/platform.js';
+import { Access } from '../memory/iotlb.js';
 import { SEGMENT_MAX, WINDOW_STRIDE } from '../platform/platform.js';
 
 const HIGH = 0x1_0000_0000;
@@ -31,9 +33,16 @@ const HIGH = 0x1_0000_0000;
  *
  * A range that starts in span i and crosses a 4 GiB boundary, a window's reach or a region's end fails the test and is
  * taken by the thorough walk, which cuts it into pieces.
+ *
+ * Behind an IOMMU the map is made from its translations instead of from regions (`ofTranslations`): addresses are I/O virtual
+ * ones, each span has a permission, and an address without a span may get one later.
  */
 export class AddressMap {
+  /** Made from the translations of an IOMMU, which may lack some: an address that is not here is asked for. */
+  readonly translated: boolean;
   readonly count: number;
+  /** What each span allows; see `Access`. */
+  readonly permissions: Uint8Array;
   /** First guest address of each span; ascending. Integers below 2^53. */
   readonly starts: Float64Array;
   /** End (exclusive) of each span, where another span, a hole or the end of memory follows. */
@@ -48,12 +57,32 @@ export class AddressMap {
   /** Each span's window as bytes; undefined until the span is open. */
   readonly #bytes: (Uint8Array | undefined)[];
 
-  constructor(memory: VirtqueueMemory, table: WindowTable) {
+  /** The map of guest addresses. */
+  static ofMemory(memory: VirtqueueMemory, table: WindowTable): AddressMap {
     const spans: Span[] = [];
     for (let region = 0; region < memory.count; region++) {
-      addRegion(spans, memory.starts[region]!, memory.ends[region]!, memory.firstWindows[region]!);
+      addRun(spans, {
+        start: memory.starts[region]!,
+        end: memory.ends[region]!,
+        window: memory.firstWindows[region]!,
+        offset: 0,
+        permission: Access.readWrite,
+      });
     }
     spans.sort((a, b) => a.start - b.start);
+    return new AddressMap(spans, table, false);
+  }
+
+  /** The map of I/O virtual addresses; the runs ascend. */
+  static ofTranslations(runs: readonly TranslatedRun[], table: WindowTable): AddressMap {
+    const spans: Span[] = [];
+    for (const run of runs) addRun(spans, run);
+    return new AddressMap(spans, table, true);
+  }
+
+  private constructor(spans: readonly Span[], table: WindowTable, translated: boolean) {
+    this.translated = translated;
+    this.permissions = Uint8Array.from(spans, (span) => span.permission);
     this.count = spans.length;
     this.starts = Float64Array.from(spans, (span) => span.start);
     this.ends = Float64Array.from(spans, (span) => span.end);
@@ -84,7 +113,8 @@ export class AddressMap {
     const bytes = this.#table.u8[window]!;
     this.#bytes[span] = bytes;
     this.#words[window] = new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
-    if (this.#floors[span] === 0) this.spans[span * 4 + 2] = this.#reaches[span]!;
+    if (this.#floors[span] === 0 && this.permissions[span] === Access.readWrite)
+      this.spans[span * 4 + 2] = this.#reaches[span]!;
   }
 
   /** Index of the span that holds `address`, -1 when none does. */
@@ -116,20 +146,20 @@ export class AddressMap {
   }
 
   /**
-   * Copies `length` bytes from guest address `address` into `target` from its start; the range may cross windows and
-   * regions. False when a part of it lies outside memory.
+   * Copies `length` bytes from `address` into `target` from its start; the range may cross windows and regions. Returns how
+   * many it copied: fewer when the byte behind them lies nowhere, or may not be read.
    */
-  copyOut(address: number, length: number, target: Uint8Array): boolean {
+  copyOut(address: number, length: number, target: Uint8Array): number {
     for (let done = 0; done < length;) {
       const span = this.find(address + done);
-      if (span < 0) return false;
+      if (span < 0 || (this.permissions[span]! & Access.read) === 0) return done;
       const offset = this.offset(span, address + done);
       const piece = Math.min(length - done, this.contiguous(span, address + done));
       this.open(span);
       target.set(this.#bytes[span]!.subarray(offset, offset + piece), done);
       done += piece;
     }
-    return true;
+    return length;
   }
 }
 
@@ -139,17 +169,22 @@ interface Span {
   readonly reach: number;
   readonly window: number;
   readonly windowStart: number;
+  readonly permission: number;
 }
 
-function addRegion(spans: Span[], regionStart: number, regionEnd: number, firstWindow: number): void {
-  for (let step = 0; regionStart + step * WINDOW_STRIDE < regionEnd; step++) {
-    const windowStart = regionStart + step * WINDOW_STRIDE;
-    const windowEnd = Math.min(windowStart + WINDOW_STRIDE, regionEnd);
-    for (let start = windowStart; start < windowEnd;) {
+function addRun(
+  spans: Span[],
+  { start: runStart, end: runEnd, window, offset, permission }: TranslatedRun,
+): void {
+  const base = runStart - offset;
+  for (let step = 0; base + step * WINDOW_STRIDE < runEnd; step++) {
+    const windowStart = base + step * WINDOW_STRIDE;
+    const windowEnd = Math.min(windowStart + WINDOW_STRIDE, runEnd);
+    for (let start = Math.max(windowStart, runStart); start < windowEnd;) {
       const page = (Math.floor(start / HIGH) + 1) * HIGH;
       const end = Math.min(windowEnd, page);
-      const reach = Math.min(windowStart + WINDOW_STRIDE + SEGMENT_MAX, regionEnd, page);
-      spans.push({ start, end, reach, window: firstWindow + step, windowStart });
+      const reach = Math.min(windowStart + WINDOW_STRIDE + SEGMENT_MAX, runEnd, page);
+      spans.push({ start, end, reach, window: window + step, windowStart, permission });
       start = end;
     }
   }

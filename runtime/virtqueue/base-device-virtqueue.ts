@@ -1,3 +1,4 @@
+import type { PlaceRange } from '../memory/iotlb.js';
 import type { Mapping, WindowTable } from '../platform/platform.js';
 import type { RingArea } from './ring-area.js';
 import type { ChainBatch } from './chain-batch.js';
@@ -23,6 +24,7 @@ export interface InflightTracker {
   /** Nobody will want the chains in flight again. */
   forget(): void;
 }
+import { ChainPlaces, type Translation, TranslationMiss } from './translation.js';
 
 /** 1 MiB. Longer buffers cost more to move than the thorough walk takes. */
 const PLAIN_LENGTH_MAX = 0x10_0000;
@@ -70,6 +72,11 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   /** Keeps record of chains in flight; each format has its own. */
   protected abstract readonly tracker: InflightTracker | null;
   readonly #inflight: Mapping | null;
+  /** Set behind an IOMMU; the hot loops find no span open to them then. */
+  protected readonly translation: Translation | null;
+  /** The next chain cannot be walked before missing translations are there. */
+  protected waiting = false;
+  readonly #places: ChainPlaces | null;
   /** One area for each window that holds a part of the ring. */
   #areas: readonly RingArea[] = [];
   #mappings: readonly Mapping[] = [];
@@ -79,7 +86,9 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.index = configuration.index;
     this.size = configuration.size;
     this.windows = windows;
-    this.map = new AddressMap(configuration.memory, windows);
+    this.translation = configuration.translation ?? null;
+    this.#places = this.translation === null ? null : new ChainPlaces();
+    this.map = this.translation?.map ?? AddressMap.ofMemory(configuration.memory, windows);
     this.book = new Int32Array(configuration.size * 2);
     this.chainLimit = Math.max(configuration.size, configuration.chainLimit ?? 0);
     this.plainLength = Math.min(PLAIN_LENGTH_MAX, Math.floor(0xffff_ffff / this.chainLimit));
@@ -137,7 +146,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   drain(batch: ChainBatch, max: number): number {
     batch.count = 0;
-    if (this.#broken !== null) return 0;
+    if (this.#broken !== null || this.waiting) return 0;
     if (this.ringLost()) return this.#lose('the memory of the ring was unmapped');
     const limit = max < batch.chainCapacity ? max : batch.chainCapacity;
     const { tracker } = this;
@@ -150,13 +159,14 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
       const end = this.available(limit);
       if (end === 0) return 0;
       if (this.#damaged()) return this.#lose('the memory file was truncated');
+      if (this.translation !== null) this.#useMap(this.translation.map);
       for (;;) {
         row = this.takePlain(batch, row, end);
         if (row >= end || !this.takeThoroughly(batch, row)) break;
         row++;
       }
     } catch (error) {
-      this.#latch(error);
+      this.#latchOrWait(error);
     }
     if (tracker !== null && row > 0) this.track(batch, row);
     return this.#taken(batch, row);
@@ -167,10 +177,11 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     if (this.#damaged()) return this.#lose('the memory file was truncated');
     let row = 0;
     this.segmentRow = 0;
+    if (this.translation !== null) this.#useMap(this.translation.map);
     try {
       while (row < limit && tracker.parked > 0 && this.takeParked(batch, row)) row++;
     } catch (error) {
-      this.#latch(error);
+      this.#latchOrWait(error);
     }
     return this.#taken(batch, row);
   }
@@ -182,6 +193,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.counters.segments += this.segmentRow;
     if (this.order !== null) for (let i = 0; i < row; i++) this.order.take(batch.chains[i * 4]!);
     if (this.log !== null) this.log.taken(batch, row);
+    if (this.#places !== null) this.#places.taken(batch, row);
     return row;
   }
 
@@ -200,6 +212,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
       this.chainsInFlight -= done;
       this.counters.completed += done;
       if (this.log !== null) this.#logRows(this.log, batch, done);
+      if (this.#places !== null) for (let i = 0; i < done; i++) this.#places.completed(batch.chains[i * 4]!);
       this.publish();
       if (done < count) this.#check(batch.chains[done * 4]!, batch.written[done]!);
     } else {
@@ -223,9 +236,21 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
   rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
     this.publish();
     this.bind(memory, areas);
-    this.map = new AddressMap(memory, this.windows);
-    this.span = 0;
-    this.tableSpan = 0;
+    this.waiting = false;
+    this.#useMap(this.translation?.map ?? AddressMap.ofMemory(memory, this.windows));
+  }
+
+  translated(): void {
+    this.waiting = false;
+  }
+
+  whenUnused(places: readonly PlaceRange[], done: () => void): void {
+    if (this.#places === null) done();
+    else this.#places.whenUnused(places, done);
+  }
+
+  abandonPlaces(): void {
+    this.#places?.abandon();
   }
 
   setLog(log: VirtqueueLog | null, covered?: () => void): void {
@@ -270,6 +295,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.tracker?.complete(handle);
     this.chainsInFlight--;
     this.counters.completed++;
+    this.#places?.completed(handle);
     if (this.log !== null) this.#logUsed(this.log, handle);
   }
 
@@ -308,6 +334,20 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
         `completing chain ${handle}: ${written} bytes written, ${writable} are writable`,
       );
     }
+  }
+
+  #useMap(map: AddressMap): void {
+    if (map === this.map) return;
+    this.map = map;
+    this.span = 0;
+    this.tableSpan = 0;
+  }
+
+  /** A chain that lacks translations stays in the ring, and is walked and checked anew from its head when they are there. */
+  #latchOrWait(error: unknown): void {
+    if (!(error instanceof TranslationMiss)) return this.#latch(error);
+    this.waiting = true;
+    this.translation!.missed(error.faults);
   }
 
   #latch(error: unknown): void {

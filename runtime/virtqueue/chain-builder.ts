@@ -1,6 +1,13 @@
 import type { AddressMap } from './address-map.js';
 import type { ChainBatch } from './chain-batch.js';
 import { VirtqueueError } from '../errors.js';
+import { Access } from '../memory/iotlb.js';
+import { type Fault, FAULTS_MAX, type Translation, TranslationMiss } from './translation.js';
+
+/** What a missing translation is taken to cover when the walk goes on behind it. */
+const IOMMU_PAGE = 4096;
+/** Numbers are exact up to here; nothing is translated beyond. */
+const ADDRESS_END = 2 ** 53;
 
 /** virtio 1.4, 2.7.5 and 2.8.3: the sum of all lengths of a chain. */
 export const CHAIN_BYTES_MAX = 0x1_0000_0000;
@@ -17,7 +24,8 @@ export interface DescriptorCopy {
 
 /**
  * Writes one chain into a batch with every rule spelled out. It is what the hot loops fall back to, so speed does not
- * matter here: a buffer may cross windows and regions, be longer than a segment, or be empty.
+ * matter here: a buffer may cross windows and regions, be longer than a segment, or be empty. Behind an IOMMU translations
+ * may be missing: those that are seen to be are collected, and the chain is not taken.
  */
 export class ChainBuilder {
   readonly #map: AddressMap;
@@ -29,8 +37,17 @@ export class ChainBuilder {
   #sawWritable = false;
   #bytes = 0;
   #writableBytes = 0;
+  readonly #translation: Translation | null;
+  readonly #faults: Fault[] = [];
 
-  constructor(map: AddressMap, queue: number, batch: ChainBatch, firstSegment: number) {
+  constructor(
+    map: AddressMap,
+    queue: number,
+    batch: ChainBatch,
+    firstSegment: number,
+    translation: Translation | null = null,
+  ) {
+    this.#translation = translation;
     this.#map = map;
     this.#queue = queue;
     this.#batch = batch;
@@ -63,25 +80,35 @@ export class ChainBuilder {
     }
     if (writeFlag !== 0) this.#writableBytes += length;
     for (let done = 0; done < length;) {
-      const span = this.#map.find(address + done);
+      const at = address + done;
+      const span = this.#map.find(at);
       if (span < 0) {
-        throw this.error(
-          'ERR_VIRTQ_ADDRESS',
-          `buffer of ${length} bytes at guest address 0x${address.toString(16)} leaves guest memory after ${done} bytes`,
-        );
+        if (!this.#mayAsk(at)) {
+          throw this.error(
+            'ERR_VIRTQ_ADDRESS',
+            `buffer of ${length} bytes at guest address 0x${address.toString(16)} leaves guest memory after ${done} bytes`,
+          );
+        }
+        this.#missed(at, writeFlag !== 0);
+        done = (Math.floor(at / IOMMU_PAGE) + 1) * IOMMU_PAGE - address;
+        continue;
+      }
+      if ((this.#map.permissions[span]! & (writeFlag === 0 ? Access.read : Access.write)) === 0) {
+        throw this.#denied(at, writeFlag !== 0);
       }
       this.#map.open(span);
-      const piece = Math.min(length - done, this.#map.contiguous(span, address + done));
-      this.#segment(this.#map.window(span), this.#map.offset(span, address + done), piece, writeFlag);
+      const piece = Math.min(length - done, this.#map.contiguous(span, at));
+      this.#segment(this.#map.window(span), this.#map.offset(span, at), piece, writeFlag);
       done += piece;
     }
   }
 
   /**
    * Writes the chain's row when all its segments found room. False when it must wait for a batch with more room; a chain
-   * that is alone in its batch and does not fit never will, and is an error.
+   * that is alone in its batch and does not fit never will, and is an error. Throws TranslationMiss when translations are missing.
    */
   place(row: number, handle: number): boolean {
+    if (this.#faults.length > 0) throw new TranslationMiss(this.#faults);
     const { chains, segmentCapacity } = this.#batch;
     if (this.#firstSegment + this.#segments > segmentCapacity) {
       if (row > 0) return false;
@@ -97,8 +124,32 @@ export class ChainBuilder {
     return true;
   }
 
+  /** The byte at `address` cannot be read now: throws why, which is `message` when it never can. */
+  unreadable(address: number, message: string): never {
+    if (!this.#mayAsk(address)) throw this.error('ERR_VIRTQ_INDIRECT', message);
+    if (this.#map.find(address) >= 0) throw this.#denied(address, false);
+    this.#faults.push({ address, write: false });
+    throw new TranslationMiss(this.#faults);
+  }
+
   error(code: VirtqueueError['code'], message: string): VirtqueueError {
     return new VirtqueueError(code, this.#queue, message);
+  }
+
+  #mayAsk(address: number): boolean {
+    return this.#map.translated && address < ADDRESS_END;
+  }
+
+  /** The walk goes on, so that one question brings all that the chain needs; within bounds. */
+  #missed(address: number, write: boolean): void {
+    this.#faults.push({ address, write });
+    if (this.#faults.length === FAULTS_MAX) throw new TranslationMiss(this.#faults);
+  }
+
+  #denied(address: number, write: boolean): VirtqueueError {
+    this.#translation?.denied({ address, write });
+    const what = write ? 'written' : 'read';
+    return this.error('ERR_VIRTQ_ADDRESS', `IOVA 0x${address.toString(16)} may not be ${what}`);
   }
 
   #segment(window: number, offset: number, length: number, writeFlag: number): void {

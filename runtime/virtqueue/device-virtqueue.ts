@@ -1,6 +1,8 @@
 import type { VirtqueueError } from '../errors.js';
+import type { PlaceRange } from '../memory/iotlb.js';
 import type { Mapping } from '../platform/platform.js';
 import type { ChainBatch } from './chain-batch.js';
+import type { Translation } from './translation.js';
 import type { VirtqueueLog } from './virtqueue-log.js';
 
 /**
@@ -49,6 +51,14 @@ export interface DeviceVirtqueue {
   setLog(log: VirtqueueLog | null, covered?: () => void): void;
   /** The driver has reset the device: chains that are still in flight are forgotten in the in-flight region too. */
   forget(): void;
+  /** Behind an IOMMU: translations came that the ring waited for. */
+  translated(): void;
+  /**
+   * Behind an IOMMU: calls `done` as soon as no chain that is in flight now lies in one of these places, at once if none does.
+   */
+  whenUnused(places: readonly PlaceRange[], done: () => void): void;
+  /** Nobody will complete the chains in flight: whoever waits for their places waits no more. */
+  abandonPlaces(): void;
   /** Latches `broken` from outside (memory lost, device failed). */
   break(error: VirtqueueError): void;
 }
@@ -116,6 +126,8 @@ export interface VirtqueueConfiguration {
   readonly inOrder: boolean;
   readonly areas: VirtqueueAreas;
   readonly memory: VirtqueueMemory;
+  /** Behind an IOMMU: what descriptors' addresses mean. They are guest addresses in `memory` when absent. */
+  readonly translation?: Translation;
   /** Where the front-end says the ring stands. A region that knows better goes before it. */
   readonly state: VirtqueueState;
   /** Absent: chains in flight are not tracked. */

@@ -56,9 +56,10 @@ export class TableReader {
 
   read(index: number, into: DescriptorCopy): void {
     const address = this.#address + index * DESCRIPTOR_BYTES;
-    if (!this.#chain.map.copyOut(address, DESCRIPTOR_BYTES, new Uint8Array(this.#copy.buffer))) {
-      throw this.#chain.error(
-        'ERR_VIRTQ_INDIRECT',
+    const copied = this.#chain.map.copyOut(address, DESCRIPTOR_BYTES, new Uint8Array(this.#copy.buffer));
+    if (copied < DESCRIPTOR_BYTES) {
+      this.#chain.unreadable(
+        address + copied,
         `entry ${index} of the indirect table, at guest address 0x${address.toString(16)}, lies outside guest memory`,
       );
     }

@@ -11,6 +11,7 @@ const RING_FEATURES =
   VirtioFeature.inOrder |
   VirtioFeature.anyLayout |
   VirtioFeature.vhostLogAll |
+  VirtioFeature.accessPlatform |
   VirtioFeature.vhostUserProtocolFeatures;
 
 /** Protocol bits that this back-end serves for every device. */

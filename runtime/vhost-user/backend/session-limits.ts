@@ -1,5 +1,6 @@
 import { OptionError } from '../../errors.js';
 import { DIRTY_LOG_MAX } from '../../memory/dirty-log.js';
+import { DEFAULT_IOTLB_ENTRIES } from '../../memory/iotlb.js';
 import type { RequestRow } from '../../wire/index.js';
 import { UNANSWERED_REQUESTS } from './backend-channel.js';
 import { MESSAGE_FDS, WAITING_MESSAGES } from '../message-stream.js';
@@ -19,6 +20,8 @@ export interface SessionLimits {
   readonly queues?: number;
   /** Descriptors of a ring, however many the device takes. As many chains of it are in flight at most. */
   readonly queueSize?: number;
+  /** Translations behind an IOMMU at a time; one more pushes the oldest out, which is asked for when it is needed. */
+  readonly iotlbEntries?: number;
   /** Bytes of a dirty log. 1 GiB, the most there can be, covers 32 TiB of guest addresses. */
   readonly logSize?: number;
   /** Bytes of an in-flight region. */
@@ -50,6 +53,7 @@ export const DEFAULT_LIMITS: Required<SessionLimits> = {
   // A kick, call or err message names a ring by eight bits.
   queues: 256,
   queueSize: 32768,
+  iotlbEntries: DEFAULT_IOTLB_ENTRIES,
   logSize: DIRTY_LOG_MAX,
   // More than 256 packed rings of the largest size take.
   inflightSize: 512 << 20,
@@ -66,6 +70,7 @@ const RANGES: Record<keyof SessionLimits, readonly [number, number]> = {
   memorySlots: [1, 4096],
   queues: [1, 256],
   queueSize: [1, 32768],
+  iotlbEntries: [1, 1 << 20],
   logSize: [1, DIRTY_LOG_MAX],
   inflightSize: [64, 2 ** 40],
   unansweredRequests: [1, 1 << 20],

@@ -6,6 +6,7 @@ import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
 import { MemorySlots } from '../memory-slots.js';
 import { MessageStream } from '../message-stream.js';
+import { SessionIommu } from '../iommu.js';
 import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
 import { DirtyLogging } from './dirty-logging.js';
@@ -48,6 +49,7 @@ export class BackendSession implements Disposable {
   readonly platform: Platform;
   readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
+  readonly iommu: SessionIommu;
   readonly inflight: InflightRegions;
   readonly postcopy: Postcopy;
   readonly log: Log;
@@ -87,6 +89,14 @@ export class BackendSession implements Disposable {
       suspended: () => this.suspended,
       runs: (ring) => isRunning(this.#vrings.get(ring)),
       log: (level, message, fields) => void (this.#ended || this.log(level, message, fields)),
+    });
+    this.iommu = new SessionIommu({
+      windows: platform.windows,
+      features: this.features,
+      rings: () => this.#vrings.values(),
+      send: (message) => this.outgoing.channel?.request('backendIotlbMsg', message) ?? null,
+      log: (level, message, fields) => void (this.#ended || this.log(level, message, fields)),
+      limit: limits.iotlbEntries,
     });
     this.dirtyLogging = new DirtyLogging({
       platform,
@@ -185,6 +195,7 @@ export class BackendSession implements Disposable {
           loop: this.#options.loop,
           features: this.features,
           memory: this.memory,
+          iommu: this.iommu,
           dirtyLogging: this.dirtyLogging,
           inflight: this.inflight,
           onBroken: (broken, error) => this.#ringBroke(broken, error),
@@ -230,6 +241,7 @@ export class BackendSession implements Disposable {
       throw new VhostError('ERR_VHOST_STATE', 'features other than LOG_ALL cannot change while rings run');
     }
     this.features.accept(word);
+    if (!this.iommu.active) this.iommu.flush();
     if (!this.features.has(VirtioFeature.vhostLogAll)) this.dirtyLogging.forget();
     if (this.running) return changed === 0n ? undefined : this.#loggingChanged();
     // Without bit 30 nobody can send SET_VRING_ENABLE, so every ring is enabled. With it the bits stay as they are.
@@ -244,6 +256,7 @@ export class BackendSession implements Disposable {
 
   /** After a change of `memory`: every ring moves over as soon as its chains in flight are completed. */
   memoryChanged(): void {
+    this.iommu.memoryChanged(this.memory.current);
     for (const vring of this.#vrings.values()) vring.memoryChanged();
   }
 
@@ -252,10 +265,19 @@ export class BackendSession implements Disposable {
     await Promise.all(Array.from(this.#vrings.values(), (vring) => vring.reset()));
     if (this.#ended) return;
     this.features.accepted = 0n;
+    this.iommu.flush();
     this.dirtyLogging.forget();
     this.#status = 0;
     this.#enabledFromStart = false;
     this.#resetDevice();
+  }
+
+  /**
+   * GET_VRING_BASE stopped a ring. QEMU tells of no invalidation while every ring is stopped, so that translations from before
+   * are worth nothing then; without a channel nobody could give them again.
+   */
+  ringStopped(): void {
+    if (this.outgoing.channel !== null && this.suspended) this.iommu.flush();
   }
 
   /** RESET_OWNER: rings are disabled and nothing more. */

@@ -117,7 +117,8 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override hasAvailable(): boolean {
-    return this.broken === null && (this.#peek() || this.parked > 0) && !this.ringLost();
+    if (this.broken !== null || this.waiting) return false;
+    return (this.#peek() || this.parked > 0) && !this.ringLost();
   }
 
   /** Whether the head at the cursor looks available; orders nothing. */
@@ -304,7 +305,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
       freeSlots,
       indirect: this.#indirect,
     };
-    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
+    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow, this.translation);
     const { id, slots } = walkPackedChain(source, head, chain);
     if (id >= size) {
       throw chain.error('ERR_VIRTQ_HEAD', `buffer id ${id} in slot ${head}, the ring has ${size}`);
@@ -332,7 +333,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
       freeSlots: slots,
       indirect: this.#indirect,
     };
-    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
+    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow, this.translation);
     const { id, slots: walked } = walkPackedChain(source, 0, chain);
     if (walked !== slots) {
       throw chain.error('ERR_VIRTQ_CHAIN', `a chain of ${slots} slots in flight ends after ${walked}`);
@@ -477,7 +478,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override enableNotifications(): boolean {
-    if (this.broken !== null || this.ringLost()) return false;
+    if (this.broken !== null || this.waiting || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable, this.#availableWrap);
     if (this.log !== null) this.#logNotification(this.log);
     return this.#headIsAvailable() || this.parked > 0;

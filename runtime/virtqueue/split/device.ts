@@ -97,7 +97,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override hasAvailable(): boolean {
-    if (this.broken !== null) return false;
+    if (this.broken !== null || this.waiting) return false;
     return (this.#available[1] !== this.#nextAvailable || this.parked > 0) && !this.ringLost();
   }
 
@@ -291,7 +291,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   #takeChain(batch: ChainBatch, row: number, head: number): boolean {
-    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow);
+    const chain = new ChainBuilder(this.map, this.index, batch, this.segmentRow, this.translation);
     walkSplitChain(
       {
         descriptors: this.#descriptors,
@@ -382,7 +382,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   override enableNotifications(): boolean {
-    if (this.broken !== null || this.ringLost()) return false;
+    if (this.broken !== null || this.waiting || this.ringLost()) return false;
     this.#notification.enable(this.#nextAvailable);
     if (this.log !== null) this.#logNotification(this.log);
     return Atomics.load(this.#available, 1) !== this.#nextAvailable || this.parked > 0;

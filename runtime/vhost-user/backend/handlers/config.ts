@@ -38,5 +38,6 @@ export const configHandlers: Handlers<'getConfig' | 'setConfig' | 'setBackendReq
     const kind = session.platform.fdKind(fd.fd);
     if (kind !== 'socket') throw new VhostError('ERR_VHOST_FDS', `expected a socket, got a ${kind}`);
     session.outgoing.open(fd);
+    session.iommu.channelOpened();
   },
 };

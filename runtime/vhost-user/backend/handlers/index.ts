@@ -8,6 +8,7 @@ import type { Handlers } from './handler-map.js';
 import { inbandHandlers } from './inband.js';
 import { logHandlers } from './log.js';
 import { inflightHandlers } from './inflight.js';
+import { iotlbHandlers } from './iotlb.js';
 import { memoryHandlers } from './memory.js';
 import { networkHandlers } from './network.js';
 import { postcopyHandlers } from './postcopy.js';
@@ -29,6 +30,7 @@ const handlers: Handlers = {
   ...inflightHandlers,
   ...postcopyHandlers,
   ...sharedObjectHandlers,
+  ...iotlbHandlers,
   ...refusedHandlers,
 };
 

@@ -11,7 +11,6 @@ const NOT_OFFERED = 'its feature is not offered by this back-end';
 
 /** Requests that this back-end does not serve; PROTOCOL.md says why of each. */
 export const refusedHandlers: Handlers<
-  | 'iotlbMsg'
   | 'setVringEndian'
   | 'createCryptoSession'
   | 'closeCryptoSession'
@@ -23,7 +22,6 @@ export const refusedHandlers: Handlers<
   // No bit gates it: a front-end that knows what the device is does not send it.
   gpuSetSocket: refuse('the device is not a GPU'),
 
-  iotlbMsg: refuse(NOT_OFFERED),
   setVringEndian: refuse('the rings of VERSION_1 devices are little-endian'),
   createCryptoSession: refuse(NOT_OFFERED),
   closeCryptoSession: refuse(NOT_OFFERED),

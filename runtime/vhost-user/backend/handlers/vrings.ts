@@ -20,7 +20,11 @@ export const vringHandlers: Handlers<
   setVringAddr: (session, address) => session.vring(address.index).setAddresses(address),
   setVringBase: (session, { index, num }) => session.vring(index).setBase(num),
 
-  getVringBase: async (session, { index }) => ({ index, num: await session.vring(index).stop() }),
+  getVringBase: async (session, { index }) => {
+    const num = await session.vring(index).stop();
+    session.ringStopped();
+    return { index, num };
+  },
 
   setVringKick: (session, payload, fds) => {
     const vring = vringOf(session, payload);
