@@ -65,7 +65,11 @@ export const VringAddressFlag = {
   log: 0x1,
 } as const;
 
-/** What a translation allows. § Message Specification / Payload / An IOTLB message. */
+/**
+ * What a translation allows.
+ * Open: other numbers may come and are to be expected.
+ * § Message Specification / Payload / An IOTLB message.
+ */
 export const IotlbPermission = {
   /** No access. `VHOST_ACCESS_NONE`. */
   none: 0,
@@ -78,11 +82,6 @@ export const IotlbPermission = {
 } as const;
 
 export type IotlbPermission = (typeof IotlbPermission)[keyof typeof IotlbPermission];
-
-/** True for the numbers that are listed. */
-export function isIotlbPermission(value: number): value is IotlbPermission {
-  return value === 0 || value === 1 || value === 2 || value === 3;
-}
 
 /**
  * What an IOTLB message says.
@@ -575,8 +574,11 @@ export interface IotlbMessage {
   size: bigint;
   /** User address it stands for. */
   userAddress: bigint;
-  /** What is allowed. `IotlbPermission`. */
-  permission: IotlbPermission;
+  /**
+   * What is allowed. Means nothing in an invalidation, where QEMU sends whatever is there.
+   * `IotlbPermission`.
+   */
+  permission: number;
   /** What the message says. `IotlbType`. */
   type: number;
 }
@@ -591,12 +593,6 @@ export const IotlbMessage: Codec<IotlbMessage> = {
     const size = reader.u64('iotlb-message.size');
     const userAddress = reader.u64('iotlb-message.user-address');
     const permission = reader.u8('iotlb-message.permission');
-    if (!isIotlbPermission(permission)) {
-      throw new WireError(
-        'ERR_WIRE_VALUE',
-        `iotlb-message.permission: is ${String(permission)}, must be one of 0, 1, 2, 3`,
-      );
-    }
     const type = reader.u8('iotlb-message.type');
     reader.skip(6, 'iotlb-message.padding');
     return { iova, size, userAddress, permission, type };

@@ -141,6 +141,9 @@ export class SessionIommu {
     try {
       switch (type) {
         case IotlbType.update: {
+          if ((permission & ~Access.readWrite) !== 0) {
+            throw new VhostError('ERR_VHOST_PAYLOAD', `an update with permission ${permission}`);
+          }
           const pinned = (range: AddressRange) => this.#ringLiesIn(range);
           const removed = this.#iotlb.update(iova, size, userAddress, permission, pinned);
           const answer = this.#withdraw(removed);

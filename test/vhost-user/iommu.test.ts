@@ -517,7 +517,18 @@ test('misbehaving updates are answered with no, and the session goes on', async 
   for (const type of [0, Type.miss, Type.fail, Type.batchBegin, 6, 255]) {
     assert.is(await session.tell(type, 0, PAGE, user, RW), 1n, `type ${type}`);
   }
+  for (const permission of [4, 64, 255]) {
+    assert.is(await session.tell(Type.update, 0, PAGE, user, permission), 1n, `permission ${permission}`);
+  }
   assert.is(await session.map(0, 0), 0n);
+  await session.close();
+});
+
+test('the permission of an invalidation means nothing: QEMU leaves there what was on its stack', async () => {
+  const session = await Translated.open();
+  for (const permission of [3, 64, 255]) {
+    assert.is(await session.tell(Type.invalidate, 0, PAGE, 0n, permission), 0n);
+  }
   await session.close();
 });
 

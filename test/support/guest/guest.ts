@@ -13,6 +13,8 @@ export interface GuestOptions {
   readonly cpus?: number;
   /** Room for memory that is plugged in later, MiB. */
   readonly hotplugMemory?: number;
+  /** More for the kernel's command line. */
+  readonly kernelArguments?: string;
 }
 
 const MEMORY = 192;
@@ -32,7 +34,7 @@ export class Guest implements AsyncDisposable {
   }
 
   /** Boots a guest and waits for its shell. */
-  static async boot({ devices, cpus = 1, hotplugMemory = 0 }: GuestOptions): Promise<Guest> {
+  static async boot({ devices, cpus = 1, hotplugMemory = 0, kernelArguments = '' }: GuestOptions): Promise<Guest> {
     const parts = findGuestParts();
     const initrd = buildInitrd(parts);
     const folder = new TemporaryFolder();
@@ -47,7 +49,7 @@ export class Guest implements AsyncDisposable {
         'q35,memory-backend=mem',
       ],
       ...['-kernel', parts.kernel, '-initrd', initrd],
-      ...['-append', 'console=ttyS0 quiet panic=-1 memhp_default_state=online'],
+      ...['-append', `console=ttyS0 quiet panic=-1 memhp_default_state=online ${kernelArguments}`],
       ...['-nodefaults', '-display', 'none', '-net', 'none'],
       ...[
         '-serial',
