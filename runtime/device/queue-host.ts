@@ -196,8 +196,16 @@ export class QueueHost implements DeviceQueue, LoopQueue {
    * in `stop`.
    */
   whenUnused(places: readonly PlaceRange[], done: () => void): void {
-    if (this.#failed || this.#detached !== null) done();
-    else this.#virtqueue.whenUnused(places, done);
+    if (this.#failed || this.#detached !== null) {
+      done();
+      return;
+    }
+    let waits = true;
+    this.#virtqueue.whenUnused(places, () => {
+      waits = false;
+      done();
+    });
+    if (waits) this.#yield();
   }
 
   /** Whether the ring has no kick fd now. */
