@@ -34,7 +34,12 @@ export class Guest implements AsyncDisposable {
   }
 
   /** Boots a guest and waits for its shell. */
-  static async boot({ devices, cpus = 1, hotplugMemory = 0, kernelArguments = '' }: GuestOptions): Promise<Guest> {
+  static async boot({
+    devices,
+    cpus = 1,
+    hotplugMemory = 0,
+    kernelArguments = '',
+  }: GuestOptions): Promise<Guest> {
     const parts = findGuestParts();
     const initrd = buildInitrd(parts);
     const folder = new TemporaryFolder();
