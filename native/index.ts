@@ -96,7 +96,7 @@ export interface Addon {
   tapRead(fd: number, window: number, offset: number, stride: number, count: number): number;
 }
 
-export const WatchEvent = { readable: 1, writable: 2 } as const;
+export const WatchEvent = { readable: 1, writable: 2, hungUp: 4 } as const;
 
 const file = './vhost_user.node';
 let addon: Addon | undefined;

@@ -33,5 +33,6 @@ namespace vhost_user {
 constexpr int kUvPollType = 8;
 constexpr int kUvReadable = 1;
 constexpr int kUvWritable = 2;
+constexpr int kUvDisconnect = 4;
 
 }  // namespace vhost_user

@@ -14,7 +14,7 @@ class Environment;
 class Poller {
  public:
   /// `status` is 0 or a negative errno, on which the watching has stopped; `events` are kUvReadable,
-  /// kUvWritable.
+  /// kUvWritable, kUvDisconnect.
   using Callback = std::function<void(int status, int events)>;
 
   /// Throws SystemError: EPERM for an fd that cannot be polled (a regular file), EEXIST for one that is

@@ -15,6 +15,7 @@ export class LinuxSocketStream implements SocketStream {
   readonly #watch: number;
   #readable: (() => void) | null = null;
   #writable: (() => void) | null = null;
+  #hungUp: (() => void) | null = null;
   #closed = false;
 
   /** Takes over the fd, unless it throws. */
@@ -69,12 +70,18 @@ export class LinuxSocketStream implements SocketStream {
     this.#update();
   }
 
+  onHangUp(callback: (() => void) | null): void {
+    this.#hungUp = callback;
+    this.#update();
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     // One poll may report both directions: the second must not reach whoever closed in the first.
     this.#readable = null;
     this.#writable = null;
+    this.#hungUp = null;
     this.#addon.closeWatch(this.#watch);
     this.#addon.fdClose(this.fd);
   }
@@ -87,15 +94,17 @@ export class LinuxSocketStream implements SocketStream {
     if (this.#closed) return;
     const events =
       (this.#readable === null ? 0 : WatchEvent.readable) |
-      (this.#writable === null ? 0 : WatchEvent.writable);
+      (this.#writable === null ? 0 : WatchEvent.writable) |
+      (this.#hungUp === null ? 0 : WatchEvent.hungUp);
     const status = this.#addon.setWatchEvents(this.#watch, events);
     if (status < 0) throw systemError(`watch socket ${this.fd}`, 'epoll_ctl', -status);
   }
 
-  /** A broken socket is reported to both: whoever reads or writes next learns the reason. */
+  /** A broken socket is reported to all: whoever reads or writes next learns the reason. */
   #dispatch(events: number): void {
     if (events < 0 || events & WatchEvent.readable) this.#readable?.();
     if (events < 0 || events & WatchEvent.writable) this.#writable?.();
+    if (events < 0 || events & WatchEvent.hungUp) this.#hungUp?.();
   }
 
   #refused(verb: string, syscall: string, status: number): -1 {

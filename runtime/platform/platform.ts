@@ -127,6 +127,8 @@ export interface SocketStream extends Disposable {
   onReadable(callback: (() => void) | null): void;
   /** Called while the socket takes bytes; null stops watching. */
   onWritable(callback: (() => void) | null): void;
+  /** Called while the peer has closed its end, whatever there is still to receive; null stops watching. */
+  onHangUp(callback: (() => void) | null): void;
   close(): void;
 }
 

@@ -56,8 +56,8 @@ export const WAITING_MESSAGES = 8;
  * fds belong to the message whose bytes they came with. (The text puts them beside the first byte; a peer that writes
  * header and payload separately may attach them to either.)
  *
- * While the receiver has called `pause`, up to `maxWaiting` messages are read ahead, so that a peer that hangs up is
- * noticed. While anything waits to be sent nothing is read: a peer that does not fetch its replies gets no new ones.
+ * While the receiver has called `pause`, up to `maxWaiting` messages are read ahead. A peer that hangs up is noticed all the
+ * same, also behind messages that are not read yet. While anything waits to be sent nothing is read: a peer that does not fetch its replies gets no new ones.
  */
 export class MessageStream implements Disposable {
   readonly #options: MessageStreamOptions;
@@ -78,6 +78,7 @@ export class MessageStream implements Disposable {
   #paused = false;
   #delivering = false;
   #reading = false;
+  #listening = false;
   /** Set when the peer ended the stream; reported when the messages before it are handled. */
   #ended: { error: VhostError | null } | null = null;
   #closed = false;
@@ -156,10 +157,24 @@ export class MessageStream implements Disposable {
       this.#ended === null &&
       this.#outgoing.length === 0 &&
       this.#waiting.length < this.#maxWaiting;
+    this.#listen(!wanted && !this.#closed && this.#ended === null && this.#paused);
     if (wanted === this.#reading) return;
     this.#reading = wanted;
     if (!this.#closed) this.#stream.onReadable(wanted ? this.#readable : null);
   }
+
+  /** Whether the peer's end is watched for, where reading would not notice it. */
+  #listen(wanted: boolean): void {
+    if (wanted === this.#listening) return;
+    this.#listening = wanted;
+    if (!this.#closed) this.#stream.onHangUp(wanted ? this.#hungUp : null);
+  }
+
+  readonly #hungUp = (): void => {
+    this.#end(
+      new VhostError('ERR_VHOST_DISCONNECTED', 'the peer hung up while a request of its was handled'),
+    );
+  };
 
   readonly #readable = (): void => {
     try {

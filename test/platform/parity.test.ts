@@ -564,4 +564,24 @@ both('every fd and mapping of these tests is gone', ({ platform }) => {
   if (platform === fake) assert.equal([fake.openFds, fake.mappingCount], [[], 0]);
 });
 
+both('the peer’s end is seen in front of what it left to be read', async ({ platform }) => {
+  const [one, two] = platform.socketPair();
+  const near = platform.adoptSocket(one) as SocketStream;
+  const far = platform.adoptSocket(two) as SocketStream;
+  let seen = 0;
+  near.onHangUp(() => seen++);
+  far.send(bytes(1, 2, 3), []);
+  for (let i = 0; i < 5; i++) await turn();
+  assert.is(seen, 0, 'not before it hangs up');
+  far.close();
+  await until(() => seen > 1);
+  near.onHangUp(null);
+  const before = seen;
+  for (let i = 0; i < 5; i++) await turn();
+  assert.is(seen, before);
+  assert.is(near.receive(new Uint8Array(8), []), 3, 'it is still there');
+  assert.is(near.receive(new Uint8Array(8), []), 0);
+  near.close();
+});
+
 test.run();

@@ -187,6 +187,21 @@ test('a paused stream reads ahead only so far and still notices the end', async 
   assert.is(received.length, 5, 'nobody is there to answer');
 });
 
+test('a paused stream notices the end behind more messages than it reads ahead', async () => {
+  const { platform, messages, peer, received, ends } = open();
+  messages.pause();
+  const event = platform.createEventFd();
+  for (let i = 0; i < 30; i++) peer.sendBytes(encodeMessage(i, bytes(), 1), [event]);
+  platform.closeFd(event);
+  await turns(10);
+  assert.is(ends.length, 0);
+  peer.close();
+  await until(() => ends.length === 1, 'the end');
+  assert.is(ends[0]!.code, 'ERR_VHOST_DISCONNECTED');
+  assert.is(received.length, 0);
+  assert.is(platform.openFdCount, 0);
+});
+
 test('sending to a peer that left ends the stream and closes the fds that were to be sent', async () => {
   const { platform, messages, peer, ends } = open('requests', 4);
   messages.pause();

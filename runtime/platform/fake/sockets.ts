@@ -44,6 +44,10 @@ export class StreamEnd extends Description {
     return this.#inbox.length > 0 || this.#peerClosed;
   }
 
+  get hungUp(): boolean {
+    return this.#peerClosed;
+  }
+
   get writable(): boolean {
     return this.#peerClosed || this.peer!.#inboxBytes < this.behaviour.sendCapacity;
   }
@@ -161,6 +165,7 @@ export class FakeSocketStream implements SocketStream {
   readonly #end: StreamEnd;
   readonly #readable: LevelWatch;
   readonly #writable: LevelWatch;
+  readonly #hungUp: LevelWatch;
   #closed = false;
 
   constructor(table: FdTable, fd: number, end: StreamEnd) {
@@ -169,9 +174,11 @@ export class FakeSocketStream implements SocketStream {
     this.#end = end;
     this.#readable = new LevelWatch(() => !this.#closed && end.readable);
     this.#writable = new LevelWatch(() => !this.#closed && end.writable);
+    this.#hungUp = new LevelWatch(() => !this.#closed && end.hungUp);
     end.onChange = () => {
       this.#readable.wake();
       this.#writable.wake();
+      this.#hungUp.wake();
     };
   }
 
@@ -208,11 +215,16 @@ export class FakeSocketStream implements SocketStream {
     this.#writable.set(callback);
   }
 
+  onHangUp(callback: (() => void) | null): void {
+    this.#hungUp.set(callback);
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
     this.#readable.set(null);
     this.#writable.set(null);
+    this.#hungUp.set(null);
     this.#end.onChange = null;
     this.#table.close(this.fd);
   }
