@@ -7,17 +7,18 @@ import type { VhostUserError } from '../errors.js';
  */
 export class Notice {
   readonly #send: () => Promise<unknown> | null;
-  readonly #onRefused: (error: VhostUserError) => void;
+  readonly #onFailure: (error: VhostUserError) => boolean;
   #due = false;
   #underWay = false;
 
   /**
    * `send` sends the message and gives the promise of its answer, or null while it cannot be sent; `retry` is to be called
-   * when that may have changed.
+   * when that may have changed. `onFailure` is told of an answer that says no or will not come, and returns whether to tell
+   * it once more; then `send` must give null at some time, for it is asked again at once.
    */
-  constructor(send: () => Promise<unknown> | null, onRefused: (error: VhostUserError) => void) {
+  constructor(send: () => Promise<unknown> | null, onFailure: (error: VhostUserError) => boolean) {
     this.#send = send;
-    this.#onRefused = onRefused;
+    this.#onFailure = onFailure;
   }
 
   /** Tells it, now or as soon as that can be. */
@@ -34,7 +35,9 @@ export class Notice {
     this.#due = false;
     this.#underWay = true;
     answer
-      .catch((error: unknown) => this.#onRefused(error as VhostUserError))
+      .catch((error: unknown) => {
+        if (this.#onFailure(error as VhostUserError)) this.#due = true;
+      })
       .finally(() => {
         this.#underWay = false;
         this.retry();

@@ -161,7 +161,13 @@ export class RawFrontend {
 
   /** True when the back-end hung up without another message. */
   async hungUp(): Promise<boolean> {
-    return (await this.receive()) === null;
+    try {
+      return (await this.receive()) === null;
+    } catch (error) {
+      // It hung up without reading everything.
+      if ((error as { errno?: string }).errno === 'ECONNRESET') return true;
+      throw error;
+    }
   }
 
   close(): void {

@@ -196,7 +196,10 @@ test('a notice has one message under way; what is told meanwhile is one message 
       possible
         ? new Promise<void>((resolve, reject) => answers.push({ resolve: () => resolve(), reject }))
         : null,
-    (error) => refused.push(error),
+    (error) => {
+      refused.push(error);
+      return error.code === 'ERR_VHOST_DISCONNECTED';
+    },
   );
   notice.tell();
   notice.tell();
@@ -220,6 +223,14 @@ test('a notice has one message under way; what is told meanwhile is one message 
   answers[2]!.resolve();
   await turns(2);
   assert.is(answers.length, 3, 'dropped');
+  notice.tell();
+  possible = false;
+  answers[3]!.reject(new VhostError('ERR_VHOST_DISCONNECTED', 'gone'));
+  await turns(2);
+  assert.is(answers.length, 4);
+  possible = true;
+  notice.retry();
+  assert.is(answers.length, 5, 'what was perhaps not read is told again');
 });
 
 test.run();

@@ -210,7 +210,7 @@ test('calls that nobody answers are one message a ring, and one more when it is 
   assert.ok(back.silent, 'fifty calls are one');
   back.answer(CALL);
   back.answer(CALL);
-  await Promise.all([back.expect(CALL), back.expect(CALL)]);
+  for (let i = 0; i < 2; i++) await back.expect(CALL);
   back.answer(CALL);
   back.answer(CALL);
   await turns(5);

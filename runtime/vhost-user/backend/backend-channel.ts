@@ -87,6 +87,11 @@ export class BackendChannel implements Disposable {
     return Math.max(this.#expected.length, this.#messages.unsent);
   }
 
+  /** As many are unanswered as may be. */
+  get full(): boolean {
+    return this.unanswered >= (this.#options.maxUnanswered ?? UNANSWERED_REQUESTS);
+  }
+
   /**
    * Sends one request and waits for its reply, or for its acknowledgement where there is one. Rejects with VhostError:
    * ERR_VHOST_GATE, ERR_VHOST_FDS and ERR_VHOST_STATE (too many are unanswered) when it may not be sent and was not;
@@ -135,9 +140,8 @@ export class BackendChannel implements Disposable {
         request,
       });
     }
-    const { unanswered } = this;
-    if (unanswered >= (this.#options.maxUnanswered ?? UNANSWERED_REQUESTS)) {
-      const text = `the front-end has left ${unanswered} requests unanswered`;
+    if (this.full) {
+      const text = `the front-end has left ${this.unanswered} requests unanswered`;
       throw new VhostError('ERR_VHOST_STATE', text, { request });
     }
     const bytes = row.payload === null ? new Uint8Array(0) : encodeToBytes(row.payload, payload);

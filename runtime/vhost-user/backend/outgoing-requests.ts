@@ -32,6 +32,7 @@ const IN_BAND = { call: 'backendVringCall', err: 'backendVringErr' } as const;
 export class OutgoingRequests implements Disposable {
   readonly #context: OutgoingContext;
   #channel: BackendChannel | null = null;
+  #heldBack = false;
   readonly #configurationChange: Notice;
   /** By ring. */
   readonly #inband = { call: new Map<number, Notice>(), err: new Map<number, Notice>() };
@@ -40,7 +41,7 @@ export class OutgoingRequests implements Disposable {
     this.#context = context;
     this.#configurationChange = new Notice(
       () => (context.suspended() ? null : this.#notify('backendConfigChangeMsg', undefined)),
-      (error) => this.#trouble(error),
+      (error) => this.#notTold(error),
     );
   }
 
@@ -84,6 +85,7 @@ export class OutgoingRequests implements Disposable {
 
   /** Tells what had to wait for a running ring or for a channel. */
   retry(): void {
+    this.#heldBack = false;
     this.#configurationChange.retry();
     for (const notices of [this.#inband.call, this.#inband.err]) {
       for (const notice of notices.values()) notice.retry();
@@ -103,7 +105,7 @@ export class OutgoingRequests implements Disposable {
     if (notice === undefined) {
       notice = new Notice(
         () => (this.#context.runs(ring) ? this.#notify(IN_BAND[what], { index: ring, num: 0 }) : null),
-        (error) => this.#trouble(error),
+        (error) => this.#notTold(error),
       );
       this.#inband[what].set(ring, notice);
     }
@@ -127,14 +129,28 @@ export class OutgoingRequests implements Disposable {
         request,
       });
     }
-    return this.channel.request(name, payload, options);
+    try {
+      return await this.channel.request(name, payload, options);
+    } finally {
+      if (this.#heldBack) this.retry();
+    }
   }
 
   #notify<Name extends BackendRequestName>(
     name: Name,
     payload: BackendRequests[Name]['payload'],
   ): Promise<unknown> | null {
-    return this.channel?.request(name, payload) ?? null;
+    const { channel } = this;
+    // Behind as many requests as may be unanswered a notice waits for one of them.
+    this.#heldBack ||= channel?.full === true;
+    return channel === null || channel.full ? null : channel.request(name, payload);
+  }
+
+  /** What was under way when a channel ended was perhaps not read: the next one is told again. Its end was logged. */
+  #notTold(error: VhostUserError): boolean {
+    if (error.code === 'ERR_VHOST_DISCONNECTED' || this.#channel?.closed === true) return true;
+    this.#trouble(error);
+    return false;
   }
 
   #trouble(error: VhostUserError): void {

@@ -375,7 +375,10 @@ export class Frontend extends BackendLink {
       kick = new Notice(
         () => (this.connected ? this.request('vringKick', { index, num: 0 }) : null),
         // What waits when a back-end goes is kicked again at the next one.
-        (error) => void (this.connected && this.emit('trouble', error)),
+        (error) => {
+          if (this.connected) this.emit('trouble', error);
+          return false;
+        },
       );
       this.#inbandKicks.set(index, kick);
     }
