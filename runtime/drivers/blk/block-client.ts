@@ -25,6 +25,8 @@ export interface ConfiguredDevice {
 }
 
 export interface BlockOptions {
+  /** Use an indirect table. */
+  readonly indirect?: boolean;
   readonly signal?: AbortSignal;
 }
 
