@@ -2,11 +2,13 @@
 import { benchBlk } from './blk.js';
 import { benchNet } from './net.js';
 import { benchRing } from './ring.js';
+import { benchSafety } from './safety.js';
 
 const BENCHES: Record<string, (args: readonly string[]) => void | Promise<void>> = {
   blk: benchBlk,
   net: benchNet,
   ring: benchRing,
+  safety: benchSafety,
 };
 
 const [name = '', ...args] = process.argv.slice(2);

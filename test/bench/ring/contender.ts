@@ -1,4 +1,5 @@
-import type { DeviceVirtqueue } from '../../../runtime/virtqueue/device-virtqueue.js';
+import type { DirtyWriter } from '../../../runtime/memory/dirty-log.js';
+import type { DeviceVirtqueue, VirtqueueInflight } from '../../../runtime/virtqueue/device-virtqueue.js';
 import type { Yardstick } from './yardstick.js';
 import { ChainBatch } from '../../../runtime/virtqueue/chain-batch.js';
 import { initialVirtqueueState, startDeviceVirtqueue } from '../../../runtime/virtqueue/start.js';
@@ -20,6 +21,8 @@ export type Shape = (typeof SHAPES)[number];
 export type Format = 'split' | 'packed';
 
 const BUFFERS = 0x1_0000_0000;
+/** End of the guest's memory. */
+export const MEMORY_END = BUFFERS + RING_SIZE * 0x4000;
 export const TABLES = 0x10_0000;
 export const WRITTEN = 16;
 export const SEGMENT_CAPACITY = 3 * RING_SIZE;
@@ -32,6 +35,14 @@ export interface Contender {
   readonly chainsInLap: number;
   /** Memory that native code points to: kept here, or it would be collected. */
   readonly tables?: object;
+}
+
+/** What a queue does for the sake of others beside its work. */
+export interface Safety {
+  /** Keeps record of chains in flight there. */
+  readonly inflight?: VirtqueueInflight;
+  /** Logs its writes there. */
+  readonly log?: DirtyWriter;
 }
 
 /** What the guest offers in one lap, the same for both contenders. */
@@ -93,6 +104,7 @@ export function createTypeScriptContender(
   format: Format,
   shape: Shape,
   base: number,
+  safety: Safety = {},
 ): Contender {
   const offer = offerOf(shape);
   const ring =
@@ -109,9 +121,18 @@ export function createTypeScriptContender(
       areas: guest.areas(ring.descriptorAddress, ring.driverAddress, ring.deviceAddress),
       memory: guest.memory,
       state: initialVirtqueueState(format),
+      ...(safety.inflight !== undefined && { inflight: safety.inflight }),
     },
     guest.windows,
   );
+  if (safety.log !== undefined) {
+    queue.setLog({
+      writer: safety.log,
+      windowAddresses: guest.memory.windowAddresses(),
+      descriptor: format === 'packed' ? [ring.descriptorAddress] : [],
+      device: [ring.deviceAddress],
+    });
+  }
   const heads: number[] = [];
   for (const [chain, each] of descriptors.entries()) {
     const slots = each.map((_, i) => chain * each.length + i);
