@@ -15,6 +15,8 @@ export interface GuestOptions {
   readonly hotplugMemory?: number;
   /** More for the kernel's command line. */
   readonly kernelArguments?: string;
+  /** Nothing boots: the machine waits for a guest that is moved into it. */
+  readonly incoming?: boolean;
 }
 
 const MEMORY = 192;
@@ -33,12 +35,13 @@ export class Guest implements AsyncDisposable {
     this.#folder = folder;
   }
 
-  /** Boots a guest and waits for its shell. */
+  /** Boots a guest and waits for its shell, or prepares a machine for one that comes. */
   static async boot({
     devices,
     cpus = 1,
     hotplugMemory = 0,
     kernelArguments = '',
+    incoming = false,
   }: GuestOptions): Promise<Guest> {
     const parts = findGuestParts();
     const initrd = buildInitrd(parts);
@@ -54,7 +57,11 @@ export class Guest implements AsyncDisposable {
         'q35,memory-backend=mem',
       ],
       ...['-kernel', parts.kernel, '-initrd', initrd],
-      ...['-append', `console=ttyS0 quiet panic=-1 memhp_default_state=online ${kernelArguments}`],
+      // Without init_on_alloc a page that a device fills was not written by the kernel before.
+      ...[
+        '-append',
+        `console=ttyS0 quiet panic=-1 memhp_default_state=online init_on_alloc=0 ${kernelArguments}`,
+      ],
       ...['-nodefaults', '-display', 'none', '-net', 'none'],
       ...[
         '-serial',
@@ -64,6 +71,7 @@ export class Guest implements AsyncDisposable {
       ],
       ...['-qmp', `unix:${folder.file('qmp')},server=on,wait=off`],
       ...devices,
+      ...(incoming ? ['-incoming', 'defer'] : []),
     ]);
     const describe = (): string => {
       return `${qemu.ending}--- QEMU\n${qemu.output}\n--- guest console\n${tail(folder.file('console'))}`;
@@ -71,7 +79,7 @@ export class Guest implements AsyncDisposable {
     try {
       const shell = await GuestShell.open(folder.file('shell'), qemu, describe);
       const qmp = await Qmp.open(folder.file('qmp'), qemu);
-      await shell.booted(1);
+      if (!incoming) await shell.booted(1);
       return new Guest(qemu, qmp, shell, folder);
     } catch (error) {
       await qemu[Symbol.asyncDispose]();

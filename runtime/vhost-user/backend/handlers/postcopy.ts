@@ -4,10 +4,14 @@ import type { Handlers } from './handler-map.js';
 export const postcopyHandlers: Handlers<'postcopyAdvise' | 'postcopyListen' | 'postcopyEnd'> = {
   postcopyAdvise: (session, _, fds) => fds.attach(session.postcopy.advise()),
 
-  postcopyListen: (session) => session.postcopy.listen(),
+  postcopyListen: (session) => {
+    session.postcopy.listen();
+    session.log('info', 'postcopy: the guest runs while its memory arrives');
+  },
 
   postcopyEnd: (session) => {
     session.postcopy.end();
+    session.log('info', 'postcopy has ended: all memory is there');
     return 0n;
   },
 };
