@@ -4,7 +4,7 @@ import type { Platform, SocketStream } from '../platform/platform.js';
 import type { FeatureTable } from '../wire/index.js';
 import type { BackendRequestMap } from '../vhost-user/frontend/backend-requests.js';
 import type { Retry } from '../vhost-user/frontend/connections.js';
-import { Frontend } from '../vhost-user/frontend/frontend.js';
+import { Frontend, type FrontendOptions } from '../vhost-user/frontend/frontend.js';
 import type { MessageOrder } from '../vhost-user/frontend/negotiation.js';
 import { decodeBase, encodeBase } from '../vhost-user/vring-base.js';
 import type { VirtqueueState } from '../virtqueue/device-virtqueue.js';
@@ -13,7 +13,10 @@ import { VirtioFeature } from '../../generated/virtio/features.js';
 import { DriverQueue } from './driver-queue.js';
 import { QueueMemory } from './queue-memory.js';
 
-export interface VirtioDriverOptions {
+export interface VirtioDriverOptions extends Pick<
+  FrontendOptions,
+  'inbandNotifications' | 'gpaAddresses' | 'hostNotifiers' | 'shmem' | 'sharedObjects'
+> {
   readonly platform: Platform;
   /** Socket of a listening back-end; with `listen`, where to listen for one. */
   readonly path?: string;
@@ -43,10 +46,6 @@ export interface VirtioDriverOptions {
   readonly withheld?: bigint;
   /** Protocol bits that the front-end accepts; all that it serves when absent. */
   readonly protocol?: bigint;
-  /** Notify by messages instead of eventfds where the back-end can. */
-  readonly inbandNotifications?: boolean;
-  /** Call memory by guest addresses in every message, if the back-end can. */
-  readonly gpaAddresses?: boolean;
   /** Do without kick fds (the back-end polls) or without call fds (the driver polls). */
   readonly withoutKick?: boolean;
   readonly withoutCall?: boolean;
