@@ -162,9 +162,9 @@ export class PacketPlacer {
         this.#finish();
         // Never more than are surely needed: a buffer that is taken cannot be put back.
         const wanted = taken === 0 ? following : Math.ceil(((total - capacity) * taken) / capacity);
-        if (taken >= this.#queue.size) return Placed.dropped;
         const got = buffers.take(Math.max(1, wanted));
-        if (got <= 0) return got < 0 ? Placed.dropped : Placed.starved;
+        // Nobody can give it more while it holds the whole ring.
+        if (got <= 0) return got < 0 || buffers.fillRing ? Placed.dropped : Placed.starved;
         row = buffers.next + taken;
       }
       const room = buffers.capacity(row);

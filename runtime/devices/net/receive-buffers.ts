@@ -49,6 +49,16 @@ export class ReceiveBuffers {
     return length;
   }
 
+  /**
+   * Whether the unused chains in hand may well take every slot of the ring. A chain takes one through an indirect table, and
+   * else one a descriptor; which it is does not show here.
+   */
+  get fillRing(): boolean {
+    let slots = 0;
+    for (let row = this.next; row < this.count; row++) slots += Math.max(1, this.batch.chains[row * 4 + 3]!);
+    return slots >= this.#queue.size;
+  }
+
   /** Gives the rows before `next` to the driver with their `written`. What was copied into them must have arrived. */
   give(): void {
     const { batch } = this;

@@ -209,6 +209,20 @@ test('a packet that would take more buffers than the queue has is dropped', () =
   assert.equal(card.received(...chains.slice(0, 4)).bytes, frame(60));
 });
 
+test('so is one that would take more than the ring holds of buffers in several descriptors; it does not wait for ever', () => {
+  const card = new Card({ features: MERGEABLE, size: 8 });
+  const queue = card.receive[0]!;
+  const chains = Array.from({ length: 3 }, () => queue.offer([], [10, 10]));
+  card.deliver([{ bytes: frame(400) }, { bytes: frame(60, 1) }]);
+  assert.is(card.device.counters.receiveOversize, 0, 'the ring holds one more');
+  assert.is(card.device.waiting(0), 2);
+  chains.push(queue.offer([], [10, 10]));
+  card.serveReceive();
+  assert.is(card.device.counters.receiveOversize, 1);
+  assert.is(card.device.waiting(0), 0);
+  assert.equal(card.received(...chains).bytes, frame(60, 1));
+});
+
 test('with MTU negotiated no longer packet reaches the driver, unless it is to be cut', () => {
   const features = version1 | NetFeature.mtu | NetFeature.guestCsum | NetFeature.guestTso4;
   const card = new Card({ features, options: { mtu: 1000 } });
