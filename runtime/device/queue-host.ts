@@ -63,6 +63,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   /** Set while the queue waits for its in-flight chains: what to do then; false when it must stay closed after it. */
   #whenQuiet: (() => boolean) | null = null;
   #stayClosed = false;
+  #held = false;
   #stopped: ((state: VirtqueueState) => void) | null = null;
   /** Set by `detach`: told when the last chain is completed. */
   #detached: (() => void) | null = null;
@@ -149,6 +150,33 @@ export class QueueHost implements DeviceQueue, LoopQueue {
       this.#stopped = resolve;
       this.#settle();
     });
+  }
+
+  /**
+   * Ends the queue with chains in flight, which the device lets go of, and gives the ring's position; what is completed is
+   * published. They stay in the in-flight region. `detach` follows.
+   */
+  park(): VirtqueueState {
+    this.#end();
+    this.commit();
+    return this.#virtqueue.state();
+  }
+
+  /** Gives no chains while it is set, as if nothing had come. */
+  hold(held: boolean): void {
+    this.#held = held;
+    this.#refresh();
+    this.resume();
+  }
+
+  /** Whether chains in flight are tracked. */
+  get tracked(): boolean {
+    return this.#virtqueue.tracked;
+  }
+
+  /** The device threw, or said that it cannot go on. */
+  get failed(): boolean {
+    return this.#failed;
   }
 
   /**
@@ -339,7 +367,11 @@ export class QueueHost implements DeviceQueue, LoopQueue {
 
   #refresh(): void {
     const usable =
-      !this.#ended && !this.#stayClosed && this.#whenQuiet === null && this.#virtqueue.broken === null;
+      !this.#ended &&
+      !this.#held &&
+      !this.#stayClosed &&
+      this.#whenQuiet === null &&
+      this.#virtqueue.broken === null;
     this.#open = usable && this.#enabled;
     this.#discarding =
       usable &&

@@ -59,6 +59,13 @@ export interface VirtioDevice {
   yieldQueue?(queue: DeviceQueue): void;
   /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */
   stopQueue?(queue: DeviceQueue): void;
+  /**
+   * Whether chains of this queue that the device has when `stopQueue` is called can be taken from it: it reads and writes
+   * nothing for them from then on, in guest memory or elsewhere, and whoever is given the queue next does them again. It still
+   * completes them some time, which is dropped. Without it a stop waits for them, and so does the next connection before its
+   * queues are served.
+   */
+  letsGo?(index: number): boolean;
   /** Network devices: has the network learn that the address `mac`, six bytes, is here now (SEND_RARP). */
   announce?(mac: Uint8Array): void;
   /** Network devices: the front-end sets the MTU (NET_SET_MTU). Returns false to refuse. */

@@ -1,42 +1,35 @@
 import { VhostError, VirtqueueError } from '../errors.js';
 import { QueueHost } from '../device/queue-host.js';
 import type { QueueScheduler } from '../device/queue-scheduler.js';
-import type { VirtioDevice } from '../device/virtio-device.js';
 import type { DirtyWriter } from '../memory/dirty-log.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { AddressRange, Removed } from '../memory/iotlb.js';
 import type { Watch } from '../platform/platform.js';
-import type {
-  DeviceVirtqueue,
-  VirtqueueAreas,
-  VirtqueueInflight,
-  VirtqueueState,
-} from '../virtqueue/device-virtqueue.js';
-import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
+import type { DeviceVirtqueue, VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
+import { initialVirtqueueState } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import type { OwnedFd } from './fd-bundle.js';
 import { type SessionIommu, type TranslatedRing, whenDone } from './iommu.js';
+import type { Leftovers } from './backend/leftovers.js';
 import type { MemorySlots } from './memory-slots.js';
-import type { NegotiatedFeatures } from './negotiated-features.js';
 import { areasOf, checkAlignment, liesIn, sameAreas, unmapped } from './ring-areas.js';
 import { type BoundRing, ringLog } from './ring-log.js';
 import { decodeBase, encodeBase } from './vring-base.js';
+import { startVringVirtqueue, type VirtqueueContext } from './vring-virtqueue.js';
 import { VringSignals, type VringSignalsContext } from './vring-signals.js';
 
 /** What a ring needs of its session. */
-export interface VringContext extends VringSignalsContext {
-  readonly device: VirtioDevice;
+export interface VringContext extends VirtqueueContext, VringSignalsContext {
   /** Largest ring, whatever the device takes. */
   readonly maxSize: number;
   readonly loop: QueueScheduler;
-  readonly features: NegotiatedFeatures;
   readonly memory: MemorySlots;
   readonly iommu: SessionIommu;
   /** Where writes are marked while LOG_ALL is accepted. */
   readonly dirtyLogging: DirtyWriter;
-  /** Where chains in flight are tracked. */
-  readonly inflight: { of(queue: number, format: 'split' | 'packed'): VirtqueueInflight | null };
+  /** Chains that outlive their rings. */
+  readonly leftovers: Leftovers;
   /** The ring broke; its err fd was signalled already. */
   readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
   readonly onTurn: () => void;
@@ -208,12 +201,29 @@ export class Vring implements TranslatedRing {
    * has given up on chains that nobody completes any more.
    */
   async stop(reset = false): Promise<number> {
+    return this.#stop((host) => host.stop(), reset);
+  }
+
+  /**
+   * GET_VRING_BASE_SKIP_DRAIN: stops the ring with chains in flight, which stay in the in-flight region for whoever starts it
+   * next. The reply promises that nothing is written any more, to guest memory or to a disk: the next holder does the chains
+   * again and goes on, and a write that ends later would undo what came after. A device says so for chains that it can let
+   * go of; for one that cannot, e.g. since the kernel has its writes, and for a ring without a region, this is `stop`.
+   */
+  async park(): Promise<number> {
+    return this.#stop((host) => (host.tracked && this.#lets(host) ? host.park() : host.stop()), false);
+  }
+
+  async #stop(
+    end: (host: QueueHost) => VirtqueueState | Promise<VirtqueueState>,
+    reset: boolean,
+  ): Promise<number> {
     this.#started = false;
     this.#refused = null;
     this.#closeKick();
     const host = this.#host;
     if (host !== null) {
-      const state = await host.stop();
+      const state = await end(host);
       if (this.#host === host) {
         if (reset) host.forget();
         this.#base = encodeBase(state);
@@ -305,7 +315,7 @@ export class Vring implements TranslatedRing {
 
   /** Makes a started ring live if everything is there. `demand`: its addresses must lie in memory if there is any. */
   #goLive(demand: boolean): void {
-    const { features, platform, device, loop } = this.#context;
+    const { features, platform, device, loop, leftovers } = this.#context;
     const memory = this.#context.memory.current;
     const addresses = this.#addresses;
     if (!this.#started || this.#host !== null) return;
@@ -316,8 +326,22 @@ export class Vring implements TranslatedRing {
       if (demand && !iommu.active) throw unmapped(addresses, this.#size);
       return;
     }
-    const virtqueue = this.#startVirtqueue(memory, areas);
-    if (virtqueue === null) return;
+    let virtqueue: DeviceVirtqueue;
+    try {
+      const { index } = this;
+      const base = this.#base;
+      virtqueue = startVringVirtqueue(this.#context, {
+        index,
+        size: this.#size,
+        memory,
+        areas,
+        base,
+        ...(iommu.active ? { translation: iommu.translation(this) } : {}),
+      });
+    } catch (error) {
+      this.#refuse(error);
+      return;
+    }
     this.#bound = { memory: memory.retain(), areas, addresses };
     const host = new QueueHost({
       virtqueue,
@@ -344,37 +368,17 @@ export class Vring implements TranslatedRing {
       throw error;
     }
     if (this.#enabled) host.enable();
+    if (leftovers.any) {
+      host.hold(true);
+      leftovers.whenNone(() => host.hold(false));
+    }
   }
 
-  /** null when the in-flight region was refused: nobody can say which chains are done, so the ring must not run. */
-  #startVirtqueue(memory: GuestMemory, areas: VirtqueueAreas): DeviceVirtqueue | null {
-    const { features, platform, device, iommu } = this.#context;
-    const format = this.#format();
-    try {
-      const inflight = this.#context.inflight.of(this.index, format);
-      return startDeviceVirtqueue(
-        {
-          index: this.index,
-          size: this.#size,
-          format,
-          eventIdx: features.has(VirtioFeature.eventIdx),
-          indirect: features.has(VirtioFeature.indirectDesc),
-          inOrder: features.has(VirtioFeature.inOrder),
-          ...(device.maxChainLength === undefined ? {} : { chainLimit: device.maxChainLength }),
-          areas,
-          memory,
-          ...(iommu.active ? { translation: iommu.translation(this) } : {}),
-          state: this.#position(format, areas),
-          ...(inflight === null ? {} : { inflight }),
-        },
-        platform.windows,
-      );
-    } catch (error) {
-      if (!(error instanceof VirtqueueError) || error.code !== 'ERR_VIRTQ_INFLIGHT') throw error;
-      this.#closeKick();
-      this.#faulty(error);
-      return null;
-    }
+  /** The in-flight region contradicts itself: nobody can say which chains are done, so the ring must not run. */
+  #refuse(error: unknown): void {
+    if (!(error instanceof VirtqueueError) || error.code !== 'ERR_VIRTQ_INFLIGHT') throw error;
+    this.#closeKick();
+    this.#faulty(error);
   }
 
   /** Binds the quiet live ring to the memory of now. False when it cannot go on with it. */
@@ -405,19 +409,13 @@ export class Vring implements TranslatedRing {
     host.setLog(bound === null ? null : ringLog(dirtyLogging, features.accepted, bound), covered);
   }
 
-  #format(): 'split' | 'packed' {
-    return this.#context.features.has(VirtioFeature.ringPacked) ? 'packed' : 'split';
+  /** Whether the device does nothing any more for chains that are taken from it. */
+  #lets(host: QueueHost): boolean {
+    return this.#context.device.letsGo?.(host.index) ?? false;
   }
 
-  /**
-   * Where the ring goes on. A split ring's base is the available index alone; the used index stands in the ring itself,
-   * where the device before, in this process or another, left it.
-   */
-  #position(format: 'split' | 'packed', areas: VirtqueueAreas): VirtqueueState {
-    const state = this.#base === null ? initialVirtqueueState(format) : decodeBase(format, this.#base);
-    if (state.format === 'packed') return state;
-    const nextUsed = readSplitUsedIndex(this.#context.platform.windows, areas.device, this.index);
-    return { ...state, nextUsed, ...(this.#base === null ? { nextAvailable: nextUsed } : {}) };
+  #format(): 'split' | 'packed' {
+    return this.#context.features.has(VirtioFeature.ringPacked) ? 'packed' : 'split';
   }
 
   /** Where the ring's areas are; null when one does not lie in one region, or translations are missing that were asked for. */
@@ -466,7 +464,12 @@ export class Vring implements TranslatedRing {
     const bound = this.#bound;
     this.#bound = null;
     this.#covered?.();
-    host.detach(() => bound?.memory.release());
+    // Nobody can say that the chains of a device that failed will ever end.
+    const ended = host.failed || this.#lets(host) ? undefined : this.#context.leftovers.add();
+    host.detach(() => {
+      bound?.memory.release();
+      ended?.();
+    });
     for (const done of this.#rebound.splice(0)) done();
   }
 

@@ -128,6 +128,10 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     return this.chainsInFlight - (this.order?.held ?? 0);
   }
 
+  get tracked(): boolean {
+    return this.tracker !== null;
+  }
+
   get parked(): number {
     return this.tracker?.parked ?? 0;
   }

@@ -15,6 +15,8 @@ export interface DeviceVirtqueue {
   readonly format: 'split' | 'packed';
   readonly index: number;
   readonly size: number;
+  /** Whether chains in flight are tracked. */
+  readonly tracked: boolean;
   /** Chains of a process before, taken over from the in-flight region and not drained yet. They come first. */
   readonly parked: number;
   /** Chains drained and not completed yet. Never above `size`. */

@@ -38,6 +38,8 @@ export class RecordingDevice implements VirtioDevice {
   /** Chains are not completed until `finish`. */
   hold = false;
   readonly held: { queue: DeviceQueue; handle: number }[] = [];
+  /** It does nothing more for what it holds when a queue is stopped. */
+  lets = false;
   /** Thrown by the next `serveQueue`. */
   failure: Error | null = null;
   served = 0;
@@ -69,6 +71,9 @@ export class RecordingDevice implements VirtioDevice {
   stopQueue(queue: DeviceQueue): void {
     this.queues.delete(queue.index);
     this.events.push(`stop ${queue.index}`);
+  }
+  letsGo(): boolean {
+    return this.lets;
   }
   reset(): void {
     this.events.push('reset');
@@ -174,6 +179,8 @@ export const ALL_PROTOCOL =
   Protocol.backendReq |
   Protocol.config |
   Protocol.inflightShmfd |
+  Protocol.getVringBaseInflight |
+  Protocol.getVringBaseSkipDrain |
   Protocol.resetDevice |
   Protocol.configureMemSlots |
   Protocol.status;

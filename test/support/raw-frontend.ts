@@ -39,6 +39,7 @@ export const Request = {
   remMemReg: 38,
   setStatus: 39,
   getStatus: 40,
+  getVringBaseSkipDrain: 45,
   getSharedObject: 41,
   getShmemConfig: 44,
 } as const;
@@ -64,8 +65,10 @@ export const Protocol = {
   configureMemSlots: 1n << 15n,
   status: 1n << 16n,
   sharedObject: 1n << 18n,
+  getVringBaseInflight: 1n << 20n,
   gpaAddresses: 1n << 21n,
   shmem: 1n << 22n,
+  getVringBaseSkipDrain: 1n << 23n,
 } as const;
 /** Bit 8 of the kick, call and err payload. */
 export const NO_FD = 0x100n;

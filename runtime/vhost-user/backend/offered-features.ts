@@ -21,6 +21,8 @@ const PROTOCOL_FEATURES =
   ProtocolFeature.replyAck |
   ProtocolFeature.backendReq |
   ProtocolFeature.inflightShmfd |
+  ProtocolFeature.getVringBaseInflight |
+  ProtocolFeature.getVringBaseSkipDrain |
   ProtocolFeature.resetDevice |
   ProtocolFeature.configureMemSlots |
   ProtocolFeature.status;

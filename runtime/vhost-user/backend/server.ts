@@ -13,6 +13,7 @@ import {
   type ConnectionCallbacks,
   type ConnectionSource,
 } from './connections.js';
+import { Leftovers } from './leftovers.js';
 import { BackendSession, type Log } from './session.js';
 import { checkedLimits, type SessionLimits } from './session-limits.js';
 import { checkDeclaredMemory } from './frontend-services.js';
@@ -74,6 +75,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
   readonly #log: Log;
   readonly #limits: Required<SessionLimits>;
   readonly #waiting: SocketStream[] = [];
+  readonly #leftovers = new Leftovers();
   #source: ConnectionSource | null = null;
   #session: BackendSession | null = null;
   /** When the session that runs was connected, in milliseconds of the process. */
@@ -169,6 +171,7 @@ export class VhostUserBackend extends EventEmitter<BackendEvents> implements Dis
       loop: this.#loop,
       log: this.#log,
       limits: this.#limits,
+      leftovers: this.#leftovers,
       withoutFeatures: withoutFeatures ?? 0n,
       withProtocolFeatures: withProtocolFeatures ?? 0n,
     });

@@ -13,6 +13,7 @@ import { DirtyLogging } from './dirty-logging.js';
 import { frontendServices } from './frontend-services.js';
 import { handlerOf } from './handlers/index.js';
 import { InflightRegions, type InflightShape } from './inflight-regions.js';
+import type { Leftovers } from './leftovers.js';
 import { offeredFeatures, offeredProtocolFeatures } from './offered-features.js';
 import { OutgoingRequests } from './outgoing-requests.js';
 import { Postcopy } from './postcopy.js';
@@ -28,6 +29,8 @@ export interface SessionOptions {
   readonly loop: QueueScheduler;
   readonly log: Log;
   readonly limits: Required<SessionLimits>;
+  /** What sessions before this one have left with the device. */
+  readonly leftovers: Leftovers;
   /** Virtio bits that are not offered although device and library could. */
   readonly withoutFeatures: bigint;
   /** Protocol bits that are offered although they are not by default. */
@@ -198,6 +201,7 @@ export class BackendSession implements Disposable {
           iommu: this.iommu,
           dirtyLogging: this.dirtyLogging,
           inflight: this.inflight,
+          leftovers: this.#options.leftovers,
           onBroken: (broken, error) => this.#ringBroke(broken, error),
           onTurn: () => this.#turned(),
           signalInband: (ring, what) => this.outgoing.signalInband(ring, what),

@@ -1,7 +1,7 @@
 import type { Handlers } from './handler-map.js';
 
 /** Tracking of chains in flight, by which a back-end that was killed can be replaced. */
-export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd'> = {
+export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd' | 'getVringBaseSkipDrain'> = {
   getInflightFd: (session, wanted, fds) => {
     session.mustBeStopped('in-flight memory');
     const { fd, description } = session.inflight.create(wanted, session.inflightShape);
@@ -14,4 +14,6 @@ export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd'> = {
     session.mustBeStopped('in-flight memory');
     session.inflight.set(description, fd, session.inflightShape);
   },
+
+  getVringBaseSkipDrain: async (session, { index }) => ({ index, num: await session.vring(index).park() }),
 };

@@ -17,7 +17,6 @@ export const refusedHandlers: Handlers<
   | 'gpuSetSocket'
   | 'setDeviceStateFd'
   | 'checkDeviceState'
-  | 'getVringBaseSkipDrain'
 > = {
   // No bit gates it: a front-end that knows what the device is does not send it.
   gpuSetSocket: refuse('the device is not a GPU'),
@@ -27,5 +26,4 @@ export const refusedHandlers: Handlers<
   closeCryptoSession: refuse(NOT_OFFERED),
   setDeviceStateFd: refuse(NOT_OFFERED),
   checkDeviceState: refuse(NOT_OFFERED),
-  getVringBaseSkipDrain: refuse(NOT_OFFERED),
 };
