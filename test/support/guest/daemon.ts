@@ -22,6 +22,21 @@ export function startDaemon(
   ]);
 }
 
+/** Starts one of our daemons with its dirty log switched off. */
+export function startWithoutDirtyLog(
+  name: DaemonName,
+  socket: string,
+  args: readonly string[] = [],
+): Promise<RunningProgram> {
+  const wrapper = fileURLToPath(new URL('without-dirty-log.js', import.meta.url));
+  return startListening(name, socket, process.execPath, [
+    wrapper,
+    daemonPath(name),
+    `--socket-path=${socket}`,
+    ...args,
+  ]);
+}
+
 /** Starts any program and waits until it listens on the socket. A trial connection would count as a front-end, so none is made. */
 export async function startListening(
   name: string,

@@ -1,0 +1,106 @@
+import type { Guest } from './guest.js';
+import { eventually, TemporaryFolder } from './processes.js';
+
+interface MigrationInfo {
+  readonly status?: string;
+  readonly 'error-desc'?: string;
+  readonly ram?: { readonly 'dirty-sync-count': number; readonly remaining: number; readonly total: number };
+}
+
+/** Bytes a second: while most of the memory is sent, then until `finish`, then to the end. */
+const FIRST = 32 << 20;
+const HELD = 256;
+const END = 1 << 30;
+
+/**
+ * A live migration between two QEMU processes of this machine, held in the middle of its first round: most of the memory was
+ * sent, what is written from then on must be sent again. It is held by hardly any bandwidth, not by a guest that writes faster
+ * than it is sent, and the guest is stopped for the rounds that follow, a moment before QEMU would do so itself: software
+ * emulation notes a write before it carries it out, and a page that is collected in between is lost, with any device and with
+ * none.
+ */
+export class LiveMigration implements Disposable {
+  readonly #from: Guest;
+  readonly #to: Guest;
+  readonly #folder = new TemporaryFolder();
+
+  private constructor(from: Guest, to: Guest) {
+    this.#from = from;
+    this.#to = to;
+  }
+
+  /** `to` was prepared with `incoming`. Resolves when the migration is held. */
+  static async begin(from: Guest, to: Guest): Promise<LiveMigration> {
+    const migration = new LiveMigration(from, to);
+    try {
+      await migration.#begin();
+      return migration;
+    } catch (error) {
+      migration[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** Waits until three quarters of the memory are sent. */
+  async #hold(): Promise<void> {
+    const { ram } = await eventually(
+      async () => {
+        const info = await this.#info();
+        return info.ram !== undefined && info.ram.remaining < info.ram.total / 4 ? info : null;
+      },
+      () => 'the first round of the migration does not go on',
+      60_000,
+    );
+    await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': HELD });
+    if (ram!['dirty-sync-count'] > 1) throw new Error('the first round of the migration is over already');
+  }
+
+  /** Lets the guest move over and waits until it runs there. */
+  async finish(): Promise<void> {
+    await this.#from.qmp.execute('stop');
+    await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': END });
+    await eventually(
+      async () => (await this.#info()).status === 'completed',
+      () => 'the migration does not end',
+      60_000,
+    );
+    await this.#to.qmp.execute('cont');
+    await this.#to.qmp.event(({ event }) => event === 'RESUME');
+  }
+
+  /** Calls the migration off: the guest stays where it is. */
+  async cancel(): Promise<void> {
+    await this.#from.qmp.execute('migrate_cancel');
+    await eventually(
+      async () => (await this.#status()) === 'cancelled',
+      () => 'the migration is not cancelled',
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#folder[Symbol.dispose]();
+  }
+
+  async #begin(): Promise<void> {
+    const uri = `unix:${this.#folder.file('migration')}`;
+    await this.#to.qmp.execute('migrate-incoming', { uri });
+    await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': FIRST });
+    await this.#from.qmp.execute('migrate', { uri });
+    await this.#hold();
+  }
+
+  async #status(): Promise<string | undefined> {
+    const info = await this.#from.qmp.execute<MigrationInfo>('query-migrate');
+    return info.status;
+  }
+
+  async #info(): Promise<MigrationInfo> {
+    const info = await this.#from.qmp.execute<MigrationInfo>('query-migrate');
+    if (info.status === 'failed' || info.status === 'cancelled') {
+      throw new Error(
+        `migration ${info.status}: ${info['error-desc'] ?? ''}\n${this.#from.qemu.output}\n${this.#to.qemu.output}`,
+      );
+    }
+    return info;
+  }
+}
