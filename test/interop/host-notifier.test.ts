@@ -1,0 +1,105 @@
+/** QEMU maps what a device offers: a guest that notifies without a way through QEMU or a kick. */
+import { test } from 'uvu';
+import * as assert from 'uvu/assert';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { DeviceHost, DeviceQueue } from '../../runtime/device/index.js';
+import { EntropyDevice } from '../../runtime/devices/entropy/index.js';
+import { createLinuxPlatform } from '../../runtime/platform/linux.js';
+import { serveDevice } from '../../runtime/vhost-user/backend/server.js';
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
+import { Guest } from '../support/guest/guest.js';
+import { TemporaryFolder } from '../support/guest/processes.js';
+
+const PAGE = 4096;
+/** A guest writes the index of the queue, which is 0. */
+const SILENT = 0xffff_ffff;
+
+/** An entropy device with a doorbell: a page of memory that it looks at. */
+class DoorbellDevice extends EntropyDevice {
+  readonly hostNotifiers = true;
+  readonly fd: number;
+  readonly #bell: Uint32Array;
+  readonly #timer: NodeJS.Timeout;
+  #host: DeviceHost | null = null;
+  queue: DeviceQueue | null = null;
+  rings = 0;
+  readonly answers: string[] = [];
+
+  constructor(platform: ReturnType<typeof createLinuxPlatform>) {
+    super();
+    this.fd = platform.createSharedMemory('doorbell', BigInt(PAGE));
+    const mapping = platform.map(this.fd, 0n, BigInt(PAGE));
+    this.#bell = platform.windows.u32[mapping.firstWindow]!;
+    this.#bell[0] = SILENT;
+    this.#timer = setInterval(() => {
+      if (this.#bell[0] === SILENT) return;
+      this.#bell[0] = SILENT;
+      this.rings++;
+      this.queue?.resume();
+    }, 1);
+  }
+
+  attach(host: DeviceHost): void {
+    this.#host = host;
+  }
+
+  startQueue(queue: DeviceQueue): void {
+    this.queue = queue;
+    this.#host!.frontend.offerHostNotifier(0, { fd: this.fd, offset: 0n, size: BigInt(PAGE) })
+      .then(() => this.answers.push('mapped'))
+      .catch((error: Error) => this.answers.push(error.message));
+  }
+
+  stopQueue(): void {
+    this.queue = null;
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+}
+
+test('a guest rings the doorbell of its queue, and no kick comes', async () => {
+  using folder = new TemporaryFolder();
+  const socketPath = folder.file('rng');
+  const platform = createLinuxPlatform();
+  const device = new DoorbellDevice(platform);
+  // QEMU accepts in-band notifications without using them: its eventfds come first.
+  const withProtocolFeatures = ProtocolFeature.inbandNotifications;
+  const log: string[] = [];
+  const backend = serveDevice(device, {
+    platform,
+    socketPath,
+    withProtocolFeatures,
+    spinMicroseconds: 0,
+    log: (level, message) => log.push(`${level} ${message}`),
+  });
+  {
+    await using guest = await Guest.boot({
+      devices: [
+        ...['-chardev', `socket,id=c0,path=${socketPath}`],
+        ...['-device', 'vhost-user-rng-pci,chardev=c0,page-per-vq=on'],
+      ],
+    });
+    assert.equal(device.answers, ['mapped'], log.join('\n'));
+    const { acceptedProtocol } = backend.session!.features;
+    assert.ok(
+      (acceptedProtocol & ProtocolFeature.inbandNotifications) !== 0n,
+      'QEMU accepts what it does not know',
+    );
+    const { kicks } = device.queue!.counters;
+    const rings = device.rings;
+    const read = 'dd if=/dev/hwrng bs=4k count=16 iflag=fullblock 2> /dev/null | wc -c';
+    assert.is(await guest.read(read), '65536');
+    assert.is(device.queue!.counters.kicks, kicks, 'no kick by eventfd');
+    assert.ok(device.rings > rings, 'the doorbell rang');
+    await guest.powerOff();
+  }
+  await delay(10);
+  backend.close();
+  await backend.finished;
+  device.close();
+  platform.closeFd(device.fd);
+});
+
+test.run();
