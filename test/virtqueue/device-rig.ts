@@ -1,5 +1,6 @@
 import type {
   DeviceVirtqueue,
+  VirtqueueInflight,
   VirtqueueConfiguration,
   VirtqueueState,
 } from '../../runtime/virtqueue/device-virtqueue.js';
@@ -20,6 +21,8 @@ export interface RigOptions {
   readonly regions?: readonly TestRegion[];
   readonly state?: VirtqueueState;
   readonly guest?: TestGuest;
+  /** Where chains in flight are tracked. */
+  readonly inflight?: VirtqueueInflight;
 }
 
 export interface DeviceRig<Ring extends RawSplitRing | RawPackedRing> {
@@ -56,6 +59,7 @@ function rig<Ring extends RawSplitRing | RawPackedRing>(
     areas: guest.areas(ring.descriptorAddress, ring.driverAddress, ring.deviceAddress),
     memory: guest.memory,
     state: options.state ?? initialVirtqueueState(format),
+    ...(options.inflight === undefined ? {} : { inflight: options.inflight }),
   };
   return { guest, ring, queue: startDeviceVirtqueue(configuration, guest.windows), configuration };
 }

@@ -1,6 +1,7 @@
 import { Random } from '../../support/random.js';
 import type { RigOptions } from '../../virtqueue/property-rig.js';
 import { count, type FuzzKind, scattered } from '../kind.js';
+import { hostileInflight } from './hostile-inflight.js';
 import { packedRound, splitRound } from './malformed-rounds.js';
 import { attackDevice } from './scribbled.js';
 
@@ -16,6 +17,11 @@ function deviceKind(format: 'split' | 'packed'): FuzzKind {
       if (random.chance(4)) {
         const { inputs, defect } = attackDevice(scribbledOptions(format, random), scattered(seed + 1));
         count(reached, `scribbled: ${defect ?? 'good'}`);
+        return inputs;
+      }
+      if (random.chance(5)) {
+        const { inputs, verdict } = hostileInflight(format, random);
+        count(reached, `in-flight record: ${verdict}`);
         return inputs;
       }
       const { verdict, chains } = round(random, random.pick(sizes), `seed ${seed}`);

@@ -12,7 +12,9 @@ import {
   splitTable,
   WRITE,
 } from '../../support/raw-rings.js';
-import type { TestGuest } from '../../support/test-guest.js';
+import { TestGuest } from '../../support/test-guest.js';
+import type { DeviceVirtqueue, VirtqueueInflight } from '../../../runtime/virtqueue/device-virtqueue.js';
+import { inflightStride } from '../../../runtime/virtqueue/inflight/region.js';
 import { chainsOf, type DeviceRig, packedRig, type SeenChain, splitRig } from '../../virtqueue/device-rig.js';
 import { joined, type ModelChain, RingModel } from '../../virtqueue/ring-model.js';
 
@@ -39,6 +41,7 @@ const REGIONS = [
 const FREE = 0x8000;
 /** Flags of a packed descriptor. */
 const AVAIL = 1 << 7;
+const PAGE = 4096;
 const USED = 1 << 15;
 
 /** Mostly good places, with a taste for borders. */
@@ -114,6 +117,7 @@ function completeSome(
   random: Random,
   rig: DeviceRig<RawSplitRing | RawPackedRing>,
   inFlight: Map<number, ModelChain>,
+  marks: Marks | null,
 ): number {
   let slots = 0;
   const completed: ModelChain[] = [];
@@ -129,10 +133,46 @@ function completeSome(
   }
   rig.queue.publish();
   checkUsed(rig, completed);
+  marks?.check(completed);
   rig.queue.needsCall();
   if (random.chance(2)) rig.queue.enableNotifications();
   else rig.queue.disableNotifications();
   return slots;
+}
+
+/** Fresh memory for the record of chains in flight. */
+export function trackedIn(guest: TestGuest, format: 'split' | 'packed', size: number): VirtqueueInflight {
+  const length = BigInt(inflightStride(format, size));
+  const fd = guest.platform.createSharedMemory('inflight', length);
+  const mapping = guest.platform.map(fd, 0n, length);
+  return { window: mapping.firstWindow, offset: 0, capacity: size, mapping };
+}
+
+/** A dirty log by page, and whether all is in it that a device may have written. */
+class Marks {
+  readonly #pages = new Set<number>();
+
+  constructor(guest: TestGuest, queue: DeviceVirtqueue) {
+    const writer = {
+      mark: (address: number, length: number): boolean => {
+        for (let page = Math.floor(address / PAGE); page * PAGE < address + length; page++) {
+          assert.ok(this.#pages.size < 1 << 20, 'pages without end are marked');
+          this.#pages.add(page);
+        }
+        return true;
+      },
+    };
+    const windowAddresses = guest.memory.windowAddresses();
+    queue.setLog({ writer, windowAddresses, descriptor: [], device: [] });
+  }
+
+  check(completed: readonly ModelChain[]): void {
+    for (const { address, length, writable } of completed.flatMap(({ ranges }) => ranges)) {
+      for (let page = Math.floor(address / PAGE); writable && page * PAGE < address + length; page++) {
+        assert.ok(this.#pages.has(page), `page ${page} is not marked`);
+      }
+    }
+  }
 }
 
 /** The driver finds what was completed, each chain once. */
@@ -174,8 +214,12 @@ export function splitRound(random: Random, size: number, note: string): RoundOut
   const negotiated = !random.chance(20);
   const chainLimit = random.chance(3) ? size + random.below(4) : 0;
   const eventIdx = random.chance(2);
-  const rig = splitRig({ size, eventIdx, indirect: negotiated, chainLimit, regions: REGIONS });
-  const { ring, guest, queue } = rig;
+  const guest = new TestGuest(REGIONS);
+  const inflight = random.chance(3) ? trackedIn(guest, 'split', size) : null;
+  const tracked = inflight === null ? {} : { inflight };
+  const rig = splitRig({ guest, ...tracked, size, eventIdx, indirect: negotiated, chainLimit });
+  const { ring, queue } = rig;
+  const marks = random.chance(3) ? new Marks(guest, queue) : null;
   const model = new RingModel(guest, REGIONS, 'split', size, ring.descriptorAddress, negotiated, chainLimit);
   const inFlight = new Map<number, ModelChain>();
   let next = 0;
@@ -219,7 +263,7 @@ export function splitRound(random: Random, size: number, note: string): RoundOut
       assert.ok(count > 0, `${note}: ${offered} chains left and nothing drained`);
     }
     assert.is(queue.inFlight, inFlight.size);
-    completeSome(random, rig, inFlight);
+    completeSome(random, rig, inFlight, marks);
   }
   return { verdict: 'good', chains };
 }
@@ -229,8 +273,12 @@ export function packedRound(random: Random, size: number, note: string): RoundOu
   const negotiated = !random.chance(20);
   const chainLimit = random.chance(3) ? size + random.below(4) : 0;
   const eventIdx = random.chance(2);
-  const rig = packedRig({ size, eventIdx, indirect: negotiated, chainLimit, regions: REGIONS });
-  const { ring, guest, queue } = rig;
+  const guest = new TestGuest(REGIONS);
+  const inflight = random.chance(3) ? trackedIn(guest, 'packed', size) : null;
+  const tracked = inflight === null ? {} : { inflight };
+  const rig = packedRig({ guest, ...tracked, size, eventIdx, indirect: negotiated, chainLimit });
+  const { ring, queue } = rig;
+  const marks = random.chance(3) ? new Marks(guest, queue) : null;
   const model = new RingModel(guest, REGIONS, 'packed', size, ring.descriptorAddress, negotiated, chainLimit);
   const inFlight = new Map<number, ModelChain>();
   let cursor = 0;
@@ -275,7 +323,7 @@ export function packedRound(random: Random, size: number, note: string): RoundOu
       }
     }
     assert.is(queue.inFlight, inFlight.size);
-    freeSlots += completeSome(random, rig, inFlight);
+    freeSlots += completeSome(random, rig, inFlight, marks);
   }
   return { verdict: 'good', chains };
 }
