@@ -170,6 +170,11 @@ export class BadBackend {
         return bytes(payload.getUint32(0, true), random.chance(6) ? random.below(0x1_0000) : 0);
       case 'getConfig':
         return new Uint8Array(payload.buffer);
+      case 'getShmemConfig': {
+        const sizes = Array.from({ length: 256 }, (_, id) => BigInt(id < 3 ? 0x4000 : 0));
+        if (random.chance(10)) sizes[random.below(256)] = random.pick([1n, 1n << 63n, 0x2000n]);
+        return bytes(3, 0, ...sizes);
+      }
       case 'getStatus':
         return bytes(random.chance(10) ? BigInt(random.below(256)) : 15n);
       default: {
@@ -197,6 +202,15 @@ export class BadBackend {
     if (struct !== undefined && row.payload !== null) {
       payload = encodeToBytes(row.payload, randomRecord(lookup, struct, {}, random));
       if (random.chance(2)) payload.fill(0, 0, Math.min(payload.byteLength, 8));
+      // What may be mapped lies in whole pages of small regions.
+      if (struct.name === 'shmem-map' && !random.chance(4)) {
+        const page = (): bigint => BigInt(random.below(4)) * 0x1000n;
+        payload = bytes(random.below(3), 0, page(), page(), page(), BigInt(random.below(2)));
+      } else if (struct.name === 'vring-area' && !random.chance(4)) {
+        payload = bytes(BigInt(random.below(3)), 0x1000n, 0x1000n);
+      } else if (struct.name === 'shared-object') {
+        payload = new Uint8Array(16).fill(random.below(3));
+      }
     }
     const fds = Array.from({ length: expectedFds(row.fds, {}).max }, () => random.pick(this.#own));
     let message = encodeMessage(row.id, payload, random.chance(2) ? 9 : 1);

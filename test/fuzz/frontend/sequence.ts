@@ -1,3 +1,4 @@
+import { SharedObjectRegistry } from '../../../runtime/vhost-user/frontend/shared-objects.js';
 import * as assert from 'uvu/assert';
 import { VhostUserError } from '../../../runtime/errors.js';
 import { createFakePlatform, type FakePlatform } from '../../../runtime/platform/fake.js';
@@ -87,6 +88,11 @@ export class FrontendSequence {
       memory: { size: 1 << 16, regions: random.pick([1, 1, 2, 4]) },
       withoutCall: random.chance(6),
       memoryTable: random.chance(3),
+      inbandNotifications: random.chance(5),
+      gpaAddresses: random.chance(4),
+      ...(random.chance(2) ? { shmem: {} } : {}),
+      ...(random.chance(2) ? { hostNotifiers: {} } : {}),
+      ...(random.chance(2) ? { sharedObjects: new SharedObjectRegistry() } : {}),
     };
     this.#connections = 1;
     if (this.#listens) {
