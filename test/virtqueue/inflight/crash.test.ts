@@ -39,11 +39,13 @@ for (const variant of variants) {
         for (const busy of [false, true]) {
           machine.goTo(death);
           const where = `seed ${seed}, death ${i}, ${busy ? 'busy' : 'idle'} driver`;
-          const again = attempt(where, () =>
-            instants(machine, () => takeOver(machine, new Random(seed + i), busy)),
-          );
+          const random = new Random(seed + i);
           // Some of the lives that took over are cut at every one of their stores in turn; with more seeds, more of them.
-          if ((i + seed) % (SEEDS > 1 ? 3 : 25) !== 0) continue;
+          if ((i + seed) % (SEEDS > 1 ? 3 : 40) !== 0) {
+            attempt(where, () => takeOver(machine, random, busy));
+            continue;
+          }
+          const again = attempt(where, () => instants(machine, () => takeOver(machine, random, busy)));
           second += again.length;
           for (const [k, next] of again.entries()) {
             machine.goTo(next);
@@ -52,7 +54,7 @@ for (const variant of variants) {
         }
       }
     }
-    assert.ok(first > 60 && second > 60, `${first} and ${second} deaths`);
+    assert.ok(first > 40 && second > 40, `${first} and ${second} deaths`);
   });
 }
 
