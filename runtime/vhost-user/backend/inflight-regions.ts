@@ -93,6 +93,11 @@ export class InflightRegions implements Disposable {
     };
   }
 
+  /** True once its file was truncated. */
+  get damaged(): boolean {
+    return this.#region?.mapping.damaged === true;
+  }
+
   [Symbol.dispose](): void {
     this.#region?.mapping.unmap();
     this.#region = null;

@@ -324,7 +324,7 @@ export class BackendSession implements Disposable {
     this.#checkMemory();
   }
 
-  /** The front-end cut its memory file or its log: no ring can be trusted from here on. */
+  /** The front-end cut a file that it shares: no ring can be trusted from here on. */
   #checkMemory(): void {
     if (this.#ended) return;
     const what =
@@ -332,7 +332,9 @@ export class BackendSession implements Disposable {
         ? 'memory that it shares'
         : this.dirtyLogging.damaged
           ? 'dirty log'
-          : null;
+          : this.inflight.damaged
+            ? 'in-flight memory'
+            : null;
     if (what === null) return;
     // In postcopy memory is withdrawn when the front-end is gone, whether the loop has heard of that or not.
     const why = this.postcopy.listening ? 'truncated, or supplies no more, the' : 'truncated the';
