@@ -43,9 +43,4 @@ export class Notice {
         this.retry();
       });
   }
-
-  /** What was to be told does not matter any more. */
-  drop(): void {
-    this.#due = false;
-  }
 }
