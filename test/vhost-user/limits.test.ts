@@ -1,5 +1,5 @@
 /** What one front-end may take up: every limit has a default, can be set, and is enforced. */
-import { readFileSync } from 'node:fs';
+import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
@@ -63,6 +63,22 @@ limits('ARCHITECTURE.md has the defaults', () => {
   const rows = [...section.matchAll(/^\| `(\w+)` +\| (\d+) /gm)];
   const table = Object.fromEntries(rows.map(([, name, value]) => [name, Number(value)]));
   assert.equal(table, DEFAULT_LIMITS);
+});
+
+limits('every limit has a test', () => {
+  const folder = join(repositoryRoot(), 'test/vhost-user');
+  const texts = readdirSync(folder)
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => readFileSync(join(folder, name), 'utf8'));
+  for (const name of Object.keys(DEFAULT_LIMITS)) {
+    const set = new RegExp(
+      `(withLimits\\(\\s*\\{|limits: \\{|maxUnanswered).*\\b${name}\\b|limits\\('${name}: `,
+    );
+    assert.ok(
+      texts.some((text) => set.test(text)),
+      `no test sets ${name}`,
+    );
+  }
 });
 
 limits('a limit that cannot be is refused before anything is served', () => {

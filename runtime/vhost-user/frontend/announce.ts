@@ -30,6 +30,38 @@ export async function announceTable(
   await channel.request('setMemTable', { regions }, { ...bounded(signal), fds });
 }
 
+/**
+ * The whole memory as it is when this resolves, region by region or as a table: regions that come or go meanwhile, since a
+ * change was under way when the back-end before left, are told as well.
+ */
+export async function announceMemory(
+  channel: RequestChannel,
+  memory: SharedMemory,
+  slots: boolean,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  if (!slots) {
+    let told;
+    do {
+      told = memory.regions;
+      await announceTable(channel, memory, signal);
+    } while (memory.regions !== told);
+    return;
+  }
+  const told = new Set<SharedRegion>();
+  for (;;) {
+    const gone = [...told].find((shared) => !memory.regions.includes(shared));
+    const missing = memory.regions.find((shared) => !told.has(shared));
+    if (gone !== undefined) {
+      told.delete(gone);
+      await channel.request('remMemReg', { region: announced(channel, gone) }, bounded(signal));
+    } else if (missing !== undefined) {
+      told.add(missing);
+      await announceRegion(channel, missing, signal);
+    } else return;
+  }
+}
+
 /** One more region, for a back-end with CONFIGURE_MEM_SLOTS. */
 export async function announceRegion(
   channel: RequestChannel,

@@ -5,7 +5,15 @@ import { MAX_CONFIG_SPACE_SIZE, MAX_MEMORY_REGIONS } from '../../../generated/vh
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
-import { announced, announceFd, announceRegion, announceTable, announceVring, bounded } from './announce.js';
+import {
+  announced,
+  announceFd,
+  announceMemory,
+  announceRegion,
+  announceTable,
+  announceVring,
+  bounded,
+} from './announce.js';
 import { Notice } from '../notice.js';
 import { BackendLink } from './backend-link.js';
 import {
@@ -258,8 +266,7 @@ export class Frontend extends BackendLink {
   protected async announceMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
     this.#checkSlots();
     const slots = channel.features.hasProtocol(ProtocolFeature.configureMemSlots);
-    if (!slots || this.options.memoryTable === true) return announceTable(channel, this.memory, signal);
-    for (const shared of this.memory.regions) await announceRegion(channel, shared, signal);
+    await announceMemory(channel, this.memory, slots && this.options.memoryTable !== true, signal);
   }
 
   protected async replayRings(signal: AbortSignal | undefined): Promise<void> {
