@@ -39,6 +39,7 @@ export type { BackendRequestMap, RequestFds } from './vhost-user/frontend/backen
 export type { HostNotifier, HostNotifierHandler } from './vhost-user/frontend/host-notifiers.js';
 export type { ShmemHandler, ShmemMapping } from './vhost-user/frontend/shmem-table.js';
 export { SharedObjectRegistry, type SharedObjectOwner } from './vhost-user/frontend/shared-objects.js';
+export { FrontendIommu, type FrontendIommuOptions, type Translation } from './vhost-user/frontend/iommu.js';
 export type { Retry } from './vhost-user/frontend/connections.js';
 export type { FeatureFilter } from './vhost-user/frontend/feature-filter.js';
 export type { MessageOrder, Negotiated } from './vhost-user/frontend/negotiation.js';

@@ -1,6 +1,7 @@
 import type { GuestBuffer, SharedMemory } from '../memory/shared-memory.js';
 import type { VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
 import { type DriverVirtqueue, ringLayout } from '../virtqueue/driver-virtqueue.js';
+import type { FrontendIommu } from '../vhost-user/frontend/iommu.js';
 import { startDriverVirtqueue } from '../virtqueue/start-driver.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 
@@ -10,6 +11,7 @@ export const INDIRECT_CAPACITY = 128;
 /** The guest memory of one queue: its three areas and, with INDIRECT_DESC, its indirect tables. */
 export class QueueMemory implements Disposable {
   readonly areas: VirtqueueAreas;
+  readonly #iommu: FrontendIommu | null;
   readonly #index: number;
   readonly #size: number;
   readonly #memory: SharedMemory;
@@ -17,8 +19,16 @@ export class QueueMemory implements Disposable {
   readonly #tables: GuestBuffer | null;
   readonly #buffers: GuestBuffer[];
 
-  constructor(memory: SharedMemory, index: number, size: number, features: bigint) {
+  /** `iommu`: behind which the device is, where ACCESS_PLATFORM is among the features. */
+  constructor(
+    memory: SharedMemory,
+    index: number,
+    size: number,
+    features: bigint,
+    iommu: FrontendIommu | null = null,
+  ) {
     this.#memory = memory;
+    this.#iommu = (features & VirtioFeature.accessPlatform) === 0n ? null : iommu;
     this.#index = index;
     this.#size = size;
     this.#features = features;
@@ -39,6 +49,7 @@ export class QueueMemory implements Disposable {
   /** Initialises the ring and makes the driver's queue for it; from `state` on, if one is given. */
   start(state?: VirtqueueState): DriverVirtqueue {
     const capacity = Math.min(this.#size, INDIRECT_CAPACITY);
+    const iommu = this.#iommu;
     return startDriverVirtqueue(
       {
         index: this.#index,
@@ -48,6 +59,7 @@ export class QueueMemory implements Disposable {
         inOrder: (this.#features & VirtioFeature.inOrder) !== 0n,
         areas: this.areas,
         memory: this.#memory.memory,
+        ...(iommu === null ? {} : { addresses: (memory) => iommu.windowAddresses(memory) }),
         ...(this.#tables === null ? {} : { indirect: { place: this.#tables, capacity } }),
         ...(state === undefined ? {} : { state }),
       },

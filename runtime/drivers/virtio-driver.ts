@@ -5,6 +5,7 @@ import type { FeatureTable } from '../wire/index.js';
 import type { BackendRequestMap } from '../vhost-user/frontend/backend-requests.js';
 import type { Retry } from '../vhost-user/frontend/connections.js';
 import { Frontend, type FrontendOptions } from '../vhost-user/frontend/frontend.js';
+import type { FrontendIommu } from '../vhost-user/frontend/iommu.js';
 import type { MessageOrder } from '../vhost-user/frontend/negotiation.js';
 import { decodeBase, encodeBase } from '../vhost-user/vring-base.js';
 import type { VirtqueueState } from '../virtqueue/device-virtqueue.js';
@@ -37,6 +38,8 @@ export interface VirtioDriverOptions extends Pick<
   readonly eventIdx?: boolean;
   readonly indirect?: boolean;
   readonly inOrder?: boolean;
+  /** Put the device behind an IOMMU (ACCESS_PLATFORM), if the back-end offers to be behind one. */
+  readonly iommu?: FrontendIommu;
   /** Bits of the device type that the driver accepts; all that are offered when absent. */
   readonly deviceFeatures?: bigint;
   /** The device type's feature table: a bit that lacks what it needs is not accepted. */
@@ -98,7 +101,7 @@ export class VirtioDriver implements Disposable {
     this.format = (this.features & VirtioFeature.ringPacked) !== 0n ? 'packed' : 'split';
     this.#size = options.queueSize ?? 256;
     for (let index = 0; index < (options.queues ?? 1); index++) {
-      this.#areas.push(new QueueMemory(this.memory, index, this.#size, this.features));
+      this.#areas.push(new QueueMemory(this.memory, index, this.#size, this.features, frontend.iommu));
     }
   }
 
@@ -271,5 +274,6 @@ function supportedFeatures(options: VirtioDriverOptions): bigint {
   if (options.eventIdx !== false) features |= VirtioFeature.eventIdx;
   if (options.indirect !== false) features |= VirtioFeature.indirectDesc;
   if (options.inOrder === true) features |= VirtioFeature.inOrder;
+  if (options.iommu !== undefined) features |= VirtioFeature.accessPlatform;
   return features;
 }

@@ -148,6 +148,12 @@ export class Iotlb {
     return this.invalidate(0n, 0n);
   }
 
+  /** The entry that holds `address`; null when none does. */
+  entryAt(address: number): IotlbEntry | null {
+    const entry = this.#entries[this.#firstFrom(address)];
+    return entry !== undefined && entry.start <= address ? entry : null;
+  }
+
   /** The run that holds `address`; null when there is none. */
   find(address: number): TranslatedRun | null {
     const { runs } = this;

@@ -239,6 +239,19 @@ export class SharedMemory implements Disposable {
     return description.userAddress + distance;
   }
 
+  /** The guest's address of what lies at one of the front-end's. Throws ERR_GUEST_MEMORY_UNMAPPED when nothing does. */
+  guestAddressOf(userAddress: bigint): bigint {
+    for (const { region } of this.#parts) {
+      const { description } = region;
+      const distance = userAddress - description.userAddress;
+      if (distance >= 0n && distance < description.size) return description.guestAddress + distance;
+    }
+    throw new GuestMemoryError(
+      'ERR_GUEST_MEMORY_UNMAPPED',
+      `user address 0x${userAddress.toString(16)} is not guest memory`,
+    );
+  }
+
   /**
    * Adds a region in a file of its own, behind all others unless it says where. Returns it. Nobody is told.
    * Throws GuestMemoryError or PlatformError, with nothing changed.

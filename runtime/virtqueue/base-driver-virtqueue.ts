@@ -30,7 +30,7 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
 
   protected memory: VirtqueueMemory;
   protected readonly eventIdx: boolean;
-  /** Guest address of each window's first byte, NaN where the window is no guest memory. */
+  /** The device's address of each window's first byte, NaN where the window is no guest memory. */
   protected bases: Float64Array;
   /** By id: ring descriptors that the chain in flight holds, 0 when the id is free. */
   protected readonly slots: Uint16Array;
@@ -45,6 +45,7 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
   protected readonly order: Uint16Array | null;
   protected readonly tables: Int32Array;
   protected readonly tablesAddress: number;
+  readonly #addresses: (memory: VirtqueueMemory) => Float64Array;
   #orderHead = 0;
   #orderTail = 0;
   /** In-order only: chains of the current used batch that `collect` had no room for yet, and the last one's length. */
@@ -61,7 +62,8 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
     }
     this.memory = memory;
     this.eventIdx = configuration.eventIdx;
-    this.bases = windowAddresses(memory);
+    this.#addresses = configuration.addresses ?? windowAddresses;
+    this.bases = this.#addresses(memory);
     this.slots = new Uint16Array(size);
     this.writable = new Uint32Array(size);
     this.freeSlots = size;
@@ -112,7 +114,7 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
 
   rebind(memory: VirtqueueMemory): void {
     this.memory = memory;
-    this.bases = windowAddresses(memory);
+    this.bases = this.#addresses(memory);
   }
 
   /** True while `collect` still owes chains of an in-order batch whose used entry it has read. */

@@ -87,6 +87,11 @@ export interface DriverVirtqueueConfiguration {
   /** Sizes and alignments are those of `ringLayout`. */
   readonly areas: VirtqueueAreas;
   readonly memory: VirtqueueMemory;
+  /**
+   * What the device calls the memory: its address of each window's first byte, by window, NaN where there is none. Guest
+   * addresses when absent.
+   */
+  readonly addresses?: (memory: VirtqueueMemory) => Float64Array;
   /** Memory for indirect tables, `size * capacity * 16` bytes aligned to 16: one table of `capacity` descriptors an id. */
   readonly indirect?: { readonly place: MemoryPlace; readonly capacity: number };
   /** Where a stopped and empty ring goes on; a fresh one starts at 0. The areas are initialised in both cases. */

@@ -1,5 +1,6 @@
 import { BlockClient } from '../../runtime/drivers/blk/block-client.js';
 import { VirtioDriver } from '../../runtime/drivers/virtio-driver.js';
+import type { FrontendIommu } from '../../runtime/vhost-user/frontend/iommu.js';
 import type { Platform } from '../../runtime/platform/platform.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
@@ -24,6 +25,8 @@ export interface VerifyOptions {
   readonly seed: number;
   /** Requests of the random part. */
   readonly requests: number;
+  /** Put the disk behind this. */
+  readonly iommu?: FrontendIommu;
   readonly signal?: AbortSignal;
 }
 
@@ -54,6 +57,7 @@ export async function verifyRun(options: VerifyOptions): Promise<void> {
     memory: { size: MEMORY_BYTES, regions, filePerRegion: random.chance(2) },
     order: random.pick(['qemu', 'virtio-user'] as const),
     memoryTable,
+    ...(options.iommu === undefined ? {} : { iommu: options.iommu }),
     ...(signal === undefined ? {} : { signal }),
   });
   checkNegotiated(driver, combination);

@@ -3,6 +3,7 @@ import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
 import { VringFdFlag } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
+import type { FrontendIommu } from './iommu.js';
 import type { MessageOrder } from './negotiation.js';
 import type { RequestChannel } from './request-channel.js';
 import type { FrontendVring, NotificationMeans } from './vring.js';
@@ -90,6 +91,7 @@ export async function announceFd(
 export async function announceVring(
   channel: RequestChannel,
   memory: SharedMemory,
+  iommu: FrontendIommu,
   vring: FrontendVring,
   order: MessageOrder,
   signal: AbortSignal | undefined,
@@ -97,12 +99,14 @@ export async function announceVring(
   const pass = bounded(signal);
   const { index, notifications: means } = vring;
   const { size, areas } = vring.setup!;
-  // An IOVA (a guest address here) behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
+  // An IOVA behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
   const { features } = channel;
-  const byGuest =
-    features.has(VirtioFeature.accessPlatform) || features.hasProtocol(ProtocolFeature.gpaAddresses);
   const address = (place: { window: number; offset: number }): bigint =>
-    byGuest ? memory.guestAddress(place) : memory.userAddress(place);
+    features.has(VirtioFeature.accessPlatform)
+      ? iommu.address(memory.memory, place)
+      : features.hasProtocol(ProtocolFeature.gpaAddresses)
+        ? memory.guestAddress(place)
+        : memory.userAddress(place);
   if (order !== 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, means.call, signal);
   await channel.request('setVringNum', { index, num: size }, pass);
   await channel.request('setVringBase', { index, num: vring.base }, pass);

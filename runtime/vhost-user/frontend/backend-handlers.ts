@@ -1,5 +1,5 @@
 import { VhostError } from '../../errors.js';
-import { IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
+import { type IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { OwnedFd } from '../fd-bundle.js';
 import type { BackendRequestMap } from './backend-requests.js';
@@ -28,24 +28,25 @@ export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
   backendShmemMap: (frontend, map, fds) => lent(frontend.loans.shmem).map(map, fds.take()!),
   backendShmemUnmap: (frontend, map) => lent(frontend.loans.shmem).unmap(map),
 
-  /** IOVAs are guest addresses here, so that a whole region answers a miss anywhere in it. */
-  backendIotlbMsg: (frontend, { iova, type }) => {
+  /** Without an IOMMU of the caller's a whole region, at its guest address, answers a miss anywhere in it. */
+  backendIotlbMsg: (frontend, { iova, permission, type }) => {
     if (type !== IotlbType.miss) {
       throw new VhostError('ERR_VHOST_REFUSED', `IOTLB message of type ${type} at 0x${iova.toString(16)}`);
     }
-    const region = frontend.memory.regions
-      .map((each) => each.region.description)
-      .find(({ guestAddress, size }) => iova >= guestAddress && iova < guestAddress + size);
-    if (region === undefined) {
-      throw new VhostError('ERR_VHOST_REFUSED', `no memory at IOVA 0x${iova.toString(16)}`);
+    const found = frontend.iommu.translate(iova, permission);
+    if (found === null) {
+      throw new VhostError('ERR_VHOST_REFUSED', `nothing is mapped so at IOVA 0x${iova.toString(16)}`);
     }
-    // Not waited for: the back-end may fetch it only after it has the answer to its own message.
-    const { guestAddress, size } = region;
     const gpa = (frontend.negotiated.protocol & ProtocolFeature.gpaAddresses) !== 0n;
-    const userAddress = gpa ? guestAddress : region.userAddress;
-    const permission = IotlbPermission.readWrite;
+    const userAddress = gpa ? frontend.memory.guestAddressOf(found.userAddress) : found.userAddress;
+    // Not waited for: the back-end may fetch it only after it has the answer to its own message.
     frontend
-      .request('iotlbMsg', { iova: guestAddress, size, userAddress, permission, type: IotlbType.update })
+      .request('iotlbMsg', {
+        ...found,
+        userAddress,
+        permission: found.permission as IotlbPermission,
+        type: IotlbType.update,
+      })
       .then((result) => {
         if (result === 0n) return;
         throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${result}`, {

@@ -15,6 +15,7 @@ import { type FeatureFilter, SUPPORTED_PROTOCOL_FEATURES } from './feature-filte
 import type { Frontend } from './frontend.js';
 import type { FrontendEvents, FrontendOptions } from './frontend-options.js';
 import { BackendLoans } from './loans.js';
+import { FrontendIommu } from './iommu.js';
 import { type Negotiated, negotiate } from './negotiation.js';
 import { RequestChannel, type RequestOptions } from './request-channel.js';
 
@@ -25,6 +26,8 @@ import { RequestChannel, type RequestOptions } from './request-channel.js';
 export abstract class BackendLink extends EventEmitter<FrontendEvents> implements Disposable {
   readonly platform: Platform;
   readonly memory: SharedMemory;
+  /** What addresses mean to the device where ACCESS_PLATFORM is negotiated. */
+  readonly iommu: FrontendIommu;
   protected readonly options: FrontendOptions;
   /** What the back-end has lent. */
   readonly loans: BackendLoans;
@@ -45,6 +48,7 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
     this.#source = source;
     this.platform = options.platform;
     this.memory = options.memory;
+    this.iommu = options.iommu ?? new FrontendIommu();
     this.loans = new BackendLoans(options);
   }
 

@@ -5,6 +5,7 @@ import type { BackendRequestMap } from './backend-requests.js';
 import type { FeatureFilter } from './feature-filter.js';
 import type { Frontend } from './frontend.js';
 import type { HostNotifierHandler } from './host-notifiers.js';
+import type { FrontendIommu } from './iommu.js';
 import type { MessageOrder } from './negotiation.js';
 import type { SharedObjectRegistry } from './shared-objects.js';
 import type { ShmemHandler } from './shmem-table.js';
@@ -34,6 +35,8 @@ export interface FrontendOptions {
   readonly shmem?: ShmemHandler;
   /** Where the back-end exports objects and looks for those of others (SHARED_OBJECT). */
   readonly sharedObjects?: SharedObjectRegistry;
+  /** What addresses mean to the device where ACCESS_PLATFORM is negotiated; guest addresses when absent. */
+  readonly iommu?: FrontendIommu;
   /** Give the back-end no kick fds: it polls. */
   readonly withoutKick?: boolean;
   /** Give it no call fds: the driver polls. */

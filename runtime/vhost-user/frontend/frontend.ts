@@ -169,6 +169,7 @@ export class Frontend extends BackendLink {
       guestAddress === undefined ? this.memory.addRegion(size) : this.memory.addRegion(size, guestAddress);
     try {
       this.#checkSlots();
+      this.iommu.share(this, this.memory);
       await this.#paused(signal, (channel) =>
         this.#slots ? announceRegion(channel, shared, signal) : announceTable(channel, this.memory, signal),
       );
@@ -183,6 +184,7 @@ export class Frontend extends BackendLink {
   /** Takes a region away that nothing is allocated in, in the same manner. */
   async removeMemory(shared: SharedRegion, signal?: AbortSignal): Promise<void> {
     this.memory.removeRegion(shared);
+    this.iommu.share(this, this.memory);
     await this.#paused(signal, (channel) =>
       this.#slots
         ? channel.request('remMemReg', { region: announced(channel, shared) }, bounded(signal))
@@ -266,6 +268,7 @@ export class Frontend extends BackendLink {
   protected async announceMemory(channel: RequestChannel, signal: AbortSignal | undefined): Promise<void> {
     this.#checkSlots();
     const slots = channel.features.hasProtocol(ProtocolFeature.configureMemSlots);
+    this.iommu.share(this, this.memory);
     await announceMemory(channel, this.memory, slots && this.options.memoryTable !== true, signal);
   }
 
@@ -312,7 +315,14 @@ export class Frontend extends BackendLink {
   async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
     const channel = this.channel;
     for (const vring of vrings) {
-      await announceVring(channel, this.memory, vring, this.options.order ?? 'virtio-user', signal);
+      await announceVring(
+        channel,
+        this.memory,
+        this.iommu,
+        vring,
+        this.options.order ?? 'virtio-user',
+        signal,
+      );
       vring.started = true;
     }
     for (const { index, enabled } of vrings) if (enabled) await this.#sendEnable(index, true, signal);
