@@ -220,10 +220,10 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   }
 
   /**
-   * Calls `done` when no chain that is in flight now lies in one of these places. A queue whose device failed does not wait, as
-   * in `stop`.
+   * Calls `done` when no chain that is in flight now lies in one of these places, or, with null, when none of them is in flight
+   * any more. A queue whose device failed does not wait, as in `stop`.
    */
-  whenUnused(places: readonly PlaceRange[], done: () => void): void {
+  whenUnused(places: readonly PlaceRange[] | null, done: () => void): void {
     if (this.#failed || this.#detached !== null) {
       done();
       return;

@@ -75,8 +75,6 @@ export class Vring implements TranslatedRing {
   #covered: (() => void) | null = null;
   /** Why the ring was not started although it was asked to. */
   #refused: VirtqueueError | null = null;
-  /** Told when the ring's areas were looked up again, or the ring ended. */
-  #rebound: (() => void)[] = [];
 
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
@@ -278,16 +276,12 @@ export class Vring implements TranslatedRing {
   withdraw({ ranges, places }: Removed): Promise<unknown> | null {
     const host = this.#host;
     if (host === null) return null;
-    const waits = [whenDone((done) => host.whenUnused(places, done))];
-    if (this.#bound !== null && ranges.some((range) => this.liesIn(range))) {
-      waits.push(
-        whenDone((done) => {
-          this.#rebound.push(done);
-          host.whenQuiet(() => this.#rebind());
-        }),
-      );
+    if (this.#bound === null || !ranges.some((range) => this.liesIn(range))) {
+      return whenDone((done) => host.whenUnused(places, done));
     }
-    return waits.every((wait) => wait === null) ? null : Promise.all(waits);
+    // The last completion runs this at once, before anybody is told of it.
+    host.whenQuiet(() => this.#rebind());
+    return whenDone((done) => host.whenUnused(null, done));
   }
 
   /** LOG_ALL came or went. Resolves when whatever is written from then on is logged, or nothing is. */
@@ -398,7 +392,6 @@ export class Vring implements TranslatedRing {
       return false;
     } finally {
       before?.memory.release();
-      for (const done of this.#rebound.splice(0)) done();
     }
   }
 
@@ -470,7 +463,6 @@ export class Vring implements TranslatedRing {
       bound?.memory.release();
       ended?.();
     });
-    for (const done of this.#rebound.splice(0)) done();
   }
 
   #mustNotRun(what: string): void {

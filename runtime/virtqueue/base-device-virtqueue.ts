@@ -248,7 +248,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     this.waiting = false;
   }
 
-  whenUnused(places: readonly PlaceRange[], done: () => void): void {
+  whenUnused(places: readonly PlaceRange[] | null, done: () => void): void {
     if (this.#places === null) done();
     else this.#places.whenUnused(places, done);
   }

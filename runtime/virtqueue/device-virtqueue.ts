@@ -57,8 +57,9 @@ export interface DeviceVirtqueue {
   translated(): void;
   /**
    * Behind an IOMMU: calls `done` as soon as no chain that is in flight now lies in one of these places, at once if none does.
+   * With null wherever they lie.
    */
-  whenUnused(places: readonly PlaceRange[], done: () => void): void;
+  whenUnused(places: readonly PlaceRange[] | null, done: () => void): void;
   /** Nobody will complete the chains in flight: whoever waits for their places waits no more. */
   abandonPlaces(): void;
   /** Latches `broken` from outside (memory lost, device failed). */

@@ -71,11 +71,14 @@ export class ChainPlaces {
     }
   }
 
-  /** Calls `done` when none of the chains that are in flight now and touch one of these ranges is any more; at once if none does. */
-  whenUnused(ranges: readonly PlaceRange[], done: () => void): void {
-    const sorted = [...ranges].sort((a, b) => a.from - b.from);
-    const handles = new Set<number>();
-    for (const [handle, places] of this.#chains) {
+  /**
+   * Calls `done` when none of the chains that are in flight now and touch one of these ranges is any more; at once if none does.
+   * With null every chain counts.
+   */
+  whenUnused(ranges: readonly PlaceRange[] | null, done: () => void): void {
+    const sorted = [...(ranges ?? [])].sort((a, b) => a.from - b.from);
+    const handles = new Set<number>(ranges === null ? this.#chains.keys() : []);
+    for (const [handle, places] of ranges === null ? [] : this.#chains) {
       for (let i = 0; i < places.length; i += 2) {
         if (overlaps(sorted, places[i]!, places[i + 1]!)) handles.add(handle);
       }

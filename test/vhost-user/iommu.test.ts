@@ -457,6 +457,22 @@ for (const format of ['split', 'packed'] as const) {
     },
   );
 
+  named('a device that fails is not waited for', async (session) => {
+    await session.map(IOVA, PAGE);
+    await session.map(0x5000, 8 * PAGE);
+    const { device, frontend } = session.talk;
+    device.hold = true;
+    session.start();
+    session.offer([{ address: 0x5000, length: 8, flags: WRITE }]);
+    await until(() => device.held.length === 1, 'the chain is with the device');
+    const answer = session.tell(Type.invalidate, 0, 0);
+    await turns(10);
+    assert.is(frontend.stream.receive(new Uint8Array(1), []), -1, 'not answered yet');
+    device.held[0]!.queue.fail(new Error('out of order'));
+    assert.is(await answer, 0n);
+    device.finish();
+  });
+
   named('the session ends while an invalidation waits', async (session) => {
     await session.map(IOVA, PAGE);
     await session.map(0x5000, 8 * PAGE);

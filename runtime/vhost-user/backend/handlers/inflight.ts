@@ -15,5 +15,9 @@ export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd' | 'get
     session.inflight.set(description, fd, session.inflightShape);
   },
 
-  getVringBaseSkipDrain: async (session, { index }) => ({ index, num: await session.vring(index).park() }),
+  getVringBaseSkipDrain: async (session, { index }) => {
+    const num = await session.vring(index).park();
+    session.ringStopped();
+    return { index, num };
+  },
 };
