@@ -4,6 +4,7 @@ import { VhostUserError } from '../../../runtime/errors.js';
 import type { SocketStream } from '../../../runtime/platform/platform.js';
 import { serveDevice, type VhostUserBackend } from '../../../runtime/vhost-user/backend/server.js';
 import type { BackendSession } from '../../../runtime/vhost-user/backend/session.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { encodeMessage, turn } from '../../support/raw-frontend.js';
 import type { Random } from '../../support/random.js';
 import { count } from '../kind.js';
@@ -27,6 +28,14 @@ export interface SequenceOptions {
 }
 
 const RINGS = 4;
+
+/** What is counted of the rings that ran. */
+const KINDS_OF_CHAINS = [
+  ['of packed rings', VirtioFeature.ringPacked],
+  ['behind an IOMMU', VirtioFeature.accessPlatform],
+  ['of rings that log', VirtioFeature.vhostLogAll],
+  ['in order', VirtioFeature.inOrder],
+] as const;
 
 /** A back-end and the front-ends that misuse it, one after the other. */
 export class MessageSequence {
@@ -122,7 +131,12 @@ export class MessageSequence {
     else world.truncate(random.below(3), random.pick([0, 0x1000, 0x1800]));
     this.messages += talk.sent;
     count(this.#reached, 'replies', talk.replies.replies);
-    for (const { counters } of this.#hosts) count(this.#reached, 'chains', counters.chains);
+    for (const { counters, features } of this.#hosts) {
+      count(this.#reached, 'chains', counters.chains);
+      for (const [what, bit] of KINDS_OF_CHAINS) {
+        if ((features & bit) !== 0n) count(this.#reached, `chains ${what}`, counters.chains);
+      }
+    }
     this.#hosts.clear();
     stream.close();
     await this.#until(() => this.#reason !== undefined, 'the session ends');
