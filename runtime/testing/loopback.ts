@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events';
 import { QueueHost } from '../device/queue-host.js';
 import { QueueLoop } from '../device/queue-loop.js';
-import { NO_FRONTEND_SERVICES } from '../device/frontend-services.js';
+import { NO_FRONTEND_SERVICES, type FrontendServices } from '../device/frontend-services.js';
 import type { DeviceHost, VirtioDevice } from '../device/virtio-device.js';
 import { DeviceError } from '../errors.js';
 import { DriverQueue } from '../drivers/driver-queue.js';
@@ -26,6 +26,8 @@ export interface LoopbackOptions {
   /** Bits of the device type that the driver accepts; all that the device offers when absent. */
   readonly deviceFeatures?: bigint;
   readonly ram?: SharedMemoryOptions;
+  /** What a front-end does for the device, as far as the device asks for it; the rest rejects. */
+  readonly frontend?: Partial<FrontendServices>;
 }
 
 export interface LoopbackEvents {
@@ -68,7 +70,7 @@ export class Loopback extends EventEmitter<LoopbackEvents> implements AsyncDispo
     }
     const host: DeviceHost = {
       configurationChanged: () => void this.emit('configurationChanged'),
-      frontend: NO_FRONTEND_SERVICES,
+      frontend: { ...NO_FRONTEND_SERVICES, ...options.frontend },
       log: (level, message, fields = {}) => void this.emit('log', level, message, fields),
     };
     device.attach?.(host);

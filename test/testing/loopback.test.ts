@@ -1,7 +1,12 @@
 /** Loopback and MockQueue as a device author uses them. */
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
-import { ChainDevice, type DescriptorChain } from '../../runtime/device/index.js';
+import {
+  ChainDevice,
+  type DescriptorChain,
+  type DeviceHost,
+  type FrontendServices,
+} from '../../runtime/device/index.js';
 import { EntropyDevice } from '../../runtime/devices/entropy/index.js';
 import {
   createFakePlatform,
@@ -130,6 +135,25 @@ test('a ring without room refuses the transfer and takes nothing', async () => {
 
 test('more queues than the device has are refused', () => {
   assert.throws(() => new Loopback(new Incrementer(), { queues: 2 }), /2 queues asked for, the device has 1/);
+});
+
+test('what a device asks of a front-end is answered by the test, and rejects where it is not', async () => {
+  let services: FrontendServices | null = null;
+  class SharingDevice extends EntropyDevice {
+    attach(host: DeviceHost): void {
+      services = host.frontend;
+    }
+  }
+  const added: number[] = [];
+  const frontend = { addSharedObject: async (uuid: Uint8Array) => void added.push(uuid[0]!) };
+  await using loopback = new Loopback(new SharingDevice(), { frontend });
+  assert.is(loopback.queues.length, 1);
+  await services!.addSharedObject(new Uint8Array(16).fill(3));
+  assert.equal(added, [3]);
+  const error: unknown = await services!
+    .lookUpSharedObject(new Uint8Array(16))
+    .catch((each: unknown) => each);
+  assert.is((error as { code: string }).code, 'ERR_DEVICE_FAILED');
 });
 
 test.run();

@@ -194,4 +194,34 @@ for (const [where, create] of [
   });
 }
 
+test('RARP and MTU: what the device cannot have is refused by name', async () => {
+  const platform = createFakePlatform();
+  const seen: string[] = [];
+  const device: VirtioDevice = {
+    deviceId: 1,
+    features: 0n,
+    queueCount: 1,
+    serveQueue: () => undefined,
+    announce: (mac) => void seen.push(Buffer.from(mac).toString('hex')),
+    setMtu: (mtu) => mtu >= 68 && mtu <= 9000,
+  };
+  const [mine, theirs] = platform.socketPair();
+  const backend = serveDevice(device, { platform, fd: theirs });
+  const driver = await VirtioDriver.start({
+    platform,
+    stream: platform.adoptSocket(mine) as SocketStream,
+  });
+  const { frontend } = driver;
+  await frontend.sendRarp(Uint8Array.of(2, 0, 0, 0, 0, 9));
+  assert.equal(seen, ['020000000009']);
+  assert.is(await code(frontend.sendRarp(new Uint8Array(6))), 'ERR_VHOST_REFUSED');
+  await frontend.setMtu(1500);
+  for (const mtu of [0, 67, 9001, 65536]) {
+    assert.is(await code(frontend.setMtu(mtu)), 'ERR_VHOST_REFUSED', `${mtu}`);
+  }
+  await frontend.setMtu(9000);
+  driver.close();
+  await backend.finished;
+});
+
 test.run();

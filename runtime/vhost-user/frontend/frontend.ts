@@ -1,7 +1,7 @@
 import { GuestMemoryError, VhostError } from '../../errors.js';
 import type { SharedRegion } from '../../memory/shared-memory.js';
 import type { SocketStream } from '../../platform/platform.js';
-import { MAX_CONFIG_SPACE_SIZE, MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
+import { MAX_MEMORY_REGIONS } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import { DeviceStatus } from '../../../generated/virtio/status.js';
@@ -15,7 +15,7 @@ import {
   bounded,
 } from './announce.js';
 import { Notice } from '../notice.js';
-import { BackendLink } from './backend-link.js';
+import { DeviceLink } from './device-link.js';
 import {
   type BackendSource,
   ConnectingSource,
@@ -45,7 +45,7 @@ export type { ConnectOptions, FrontendEvents, FrontendOptions } from './frontend
  * const space = await frontend.readConfig(60);
  * ```
  */
-export class Frontend extends BackendLink {
+export class Frontend extends DeviceLink {
   protected readonly self = this;
   readonly #vrings = new Map<number, FrontendVring>();
   readonly #inflight = new InflightMemory(this.options.platform);
@@ -193,55 +193,6 @@ export class Frontend extends BackendLink {
   }
 
   // --- device
-
-  /**
-   * Reads `length` bytes of configuration space from `offset` on. Asked for from the start on: libvhost-user answers so
-   * whatever the offset.
-   */
-  async readConfig(length: number, offset = 0, signal?: AbortSignal): Promise<Uint8Array> {
-    const size = offset + length;
-    if (size > MAX_CONFIG_SPACE_SIZE) {
-      throw new VhostError(
-        'ERR_VHOST_PAYLOAD',
-        `configuration space has at most ${MAX_CONFIG_SPACE_SIZE} bytes`,
-      );
-    }
-    const ask = { offset: 0, flags: 0 as const, payload: new Uint8Array(size) };
-    const { payload } = await this.request('getConfig', ask, bounded(signal));
-    if (payload.byteLength !== size) {
-      throw new VhostError(
-        'ERR_VHOST_REPLY',
-        `asked for ${size} bytes of configuration space, got ${payload.byteLength}`,
-        { request: 'VHOST_USER_GET_CONFIG' },
-      );
-    }
-    return payload.subarray(offset);
-  }
-
-  /** Writes configuration space as the driver, or as a migration does, which may write everything. */
-  async writeConfig(
-    offset: number,
-    bytes: Uint8Array,
-    options: { migration?: boolean; signal?: AbortSignal } = {},
-  ): Promise<void> {
-    const { migration = false, signal } = options;
-    await this.request('setConfig', { offset, flags: migration ? 1 : 0, payload: bytes }, bounded(signal));
-  }
-
-  /** Tells a network device that a guest has moved here. `mac` is six bytes. */
-  async sendRarp(mac: Uint8Array, signal?: AbortSignal): Promise<void> {
-    const padded = new Uint8Array(8);
-    padded.set(mac.subarray(0, 6));
-    const value = new DataView(padded.buffer).getBigUint64(0, true);
-    await this.request('sendRarp', value, bounded(signal));
-  }
-
-  /** An object that the back-end exports (GET_SHARED_OBJECT): its fd, the caller's to close; null when there is none. */
-  async sharedObject(uuid: Uint8Array, signal?: AbortSignal): Promise<number | null> {
-    const replyFds: number[] = [];
-    await this.request('getSharedObject', { uuid }, { ...bounded(signal), replyFds });
-    return replyFds[0] ?? null;
-  }
 
   /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */
   async resetDevice(signal?: AbortSignal): Promise<void> {
