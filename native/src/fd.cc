@@ -8,6 +8,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -41,10 +42,12 @@ uint64_t FileSize(int fd) {
 namespace {
 
 /// Files without a type of their own all look alike to fstat; /proc says what they are.
-bool IsEventFd(int fd) {
+const char* AnonymousKindOf(int fd) {
   char target[64];
   ssize_t length = readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), target, sizeof target);
-  return length > 0 && std::string(target, length) == "anon_inode:[eventfd]";
+  std::string name(target, std::max<ssize_t>(length, 0));
+  if (name == "anon_inode:[eventfd]") return "eventfd";
+  return name == "anon_inode:[userfaultfd]" ? "userfaultfd" : "other";
 }
 
 const char* KindOf(int fd) {
@@ -60,7 +63,7 @@ const char* KindOf(int fd) {
     case S_IFREG:
       return IsMemoryFileSystem(fd) ? "memory" : "file";
     default:
-      return IsEventFd(fd) ? "eventfd" : "other";
+      return AnonymousKindOf(fd);
   }
 }
 

@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -178,9 +179,13 @@ Napi::Value End(const Napi::CallbackInfo& info) {
 
 /// userfaultNext(fd) -> address of the next fault, or null when there is none now
 Napi::Value Next(const Napi::CallbackInfo& info) {
+  int fd = IntArgument(info, 0);
   uffd_msg message;
   for (;;) {
-    ssize_t count = read(IntArgument(info, 0), &message, sizeof message);
+    // O_NONBLOCK belongs to the open file, and that is the other process's too: it is not relied on.
+    iovec vector{&message, sizeof message};
+    ssize_t count = preadv2(fd, &vector, 1, -1, RWF_NOWAIT);
+    if (count < 0 && errno == EOPNOTSUPP) count = read(fd, &message, sizeof message);
     if (count < 0 && errno == EINTR) continue;
     if (count < 0 && errno == EAGAIN) return info.Env().Null();
     if (count != sizeof message) Fail("read", count < 0 ? errno : EIO);

@@ -216,7 +216,7 @@ class InMemoryPlatform implements FakePlatform {
   serveUserfault(fd: number): UserfaultServer {
     const supply = this.#fds.get(fd, 'read');
     if (supply instanceof PageSupply) return new FakeUserfaultServer(this.#fds, fd, supply);
-    throw systemError('read', 'EINVAL', `fd ${fd} is of kind ${supply.kind}`);
+    throw new PlatformError('ERR_PLATFORM_ARGUMENT', `fd ${fd} is no userfaultfd but a ${supply.kind}`);
   }
 
   touch(mapping: Mapping, offset: number): boolean {

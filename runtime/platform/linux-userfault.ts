@@ -1,4 +1,5 @@
 import { type Addon, WatchEvent } from '../../native/index.js';
+import { PlatformError } from '../errors.js';
 import { attempt, closedError, systemError } from './linux-errors.js';
 import type { Mapping, Userfault, UserfaultServer } from './platform.js';
 
@@ -55,19 +56,25 @@ export class LinuxUserfaultServer implements UserfaultServer {
   readonly #fd: number;
   readonly #watch: number;
   #callback: ((address: bigint) => void) | null = null;
+  #onFailure: ((error: PlatformError) => void) | null = null;
   #open = true;
 
   constructor(addon: Addon, fd: number) {
     this.#addon = addon;
     this.#fd = fd;
+    const kind = attempt(`look at fd ${fd}`, () => addon.fdKind(fd));
+    if (kind !== 'userfaultfd') {
+      throw new PlatformError('ERR_PLATFORM_ARGUMENT', `fd ${fd} is no userfaultfd but a ${kind}`);
+    }
     this.#watch = attempt(`watch userfaultfd ${fd}`, () =>
-      addon.openWatch(fd, false, () => this.#readable()),
+      addon.openWatch(fd, false, (events) => this.#ready(events)),
     );
   }
 
-  onFault(callback: ((address: bigint) => void) | null): void {
+  onFault(callback: ((address: bigint) => void) | null, onFailure?: (error: PlatformError) => void): void {
     if (!this.#open) return;
     this.#callback = callback;
+    this.#onFailure = onFailure ?? null;
     const status = this.#addon.setWatchEvents(this.#watch, callback === null ? 0 : WatchEvent.readable);
     if (status < 0) throw systemError(`watch userfaultfd ${this.#fd}`, 'epoll_ctl', -status);
   }
@@ -100,11 +107,19 @@ export class LinuxUserfaultServer implements UserfaultServer {
     this.close();
   }
 
-  #readable(): void {
-    while (this.#callback !== null) {
-      const address = attempt('read a page fault', () => this.#addon.userfaultNext(this.#fd));
-      if (address === null) return;
-      this.#callback(address);
+  #ready(events: number): void {
+    try {
+      // The kernel reports an error for one that was never set up, and for one that blocks.
+      if (events < 0) throw systemError('wait for page faults', 'epoll_wait', -events);
+      while (this.#callback !== null) {
+        const address = attempt('read a page fault', () => this.#addon.userfaultNext(this.#fd));
+        if (address === null) return;
+        this.#callback(address);
+      }
+    } catch (error) {
+      if (!(error instanceof PlatformError) || this.#onFailure === null) throw error;
+      this.#onFailure(error);
+      this.onFault(null);
     }
   }
 

@@ -49,7 +49,7 @@ export interface Platform {
    * addon shortly afterwards: the loop may be what waits for a page, and could not see it.
    */
   openUserfault(peer?: SocketStream): Userfault;
-  /** Takes over the userfaultfd of another process, to supply its pages. */
+  /** Takes over the userfaultfd of another process, to supply its pages. Throws ERR_PLATFORM_ARGUMENT for any other fd. */
   serveUserfault(fd: number): UserfaultServer;
 
   // --- eventfds
@@ -99,7 +99,8 @@ export interface TapQueue extends Disposable {
   close(): void;
 }
 
-export type FdKind = 'eventfd' | 'socket' | 'file' | 'memory' | 'block-device' | 'pipe' | 'other';
+export type FdKind =
+  'eventfd' | 'userfaultfd' | 'socket' | 'file' | 'memory' | 'block-device' | 'pipe' | 'other';
 
 export interface Watch extends Disposable {
   close(): void;
@@ -200,8 +201,11 @@ export interface Userfault extends Disposable {
 
 /** The other end of a Userfault. */
 export interface UserfaultServer extends Disposable {
-  /** Called with the address of each fault, in the other process; null stops watching. */
-  onFault(callback: ((address: bigint) => void) | null): void;
+  /**
+   * Called with the address of each fault, in the other process; null stops watching. One that turns out to be unreadable is
+   * watched no more and given to `onFailure`; without it that is an uncaughtException.
+   */
+  onFault(callback: ((address: bigint) => void) | null, onFailure?: (error: PlatformError) => void): void;
   /** Puts whole pages there and wakes whoever waits for them. False when a page is there already. Throws PlatformError. */
   copy(address: bigint, bytes: Uint8Array): boolean;
   /** Wakes whoever waits in a range of whole pages: it is there now. */

@@ -537,6 +537,8 @@ both(
         platform.closeFd(fd);
         return;
       }
+      assert.is(platform.fdKind(userfault.fd), 'userfaultfd');
+      assert.is(failure(() => platform.serveUserfault(fd)).code, 'ERR_PLATFORM_ARGUMENT');
       const server = platform.serveUserfault(userfault.fd);
       assert.is(failure(() => server.copy(mapping.address, new Uint8Array(4096))).errno, 'ENOENT');
       userfault.register(mapping);

@@ -7,7 +7,7 @@ const PAGE = 0x1000n;
 
 /** A userfaultfd: the pages that are missing, those asked for, and who hears of it. Nobody waits in here. */
 export class PageSupply extends Description implements PageSource {
-  readonly kind: FdKind = 'other';
+  readonly kind: FdKind = 'userfaultfd';
   readonly mappings = new Set<FakeMapping>();
   readonly #there = new Set<bigint>();
   readonly #asked: bigint[] = [];

@@ -45,7 +45,8 @@ export class FrontendPostcopy implements Disposable {
       return new FrontendPostcopy(channel, platform.serveUserfault(fd));
     } catch (error) {
       platform.closeFd(fd);
-      throw error;
+      const text = 'the reply came with an fd that is no userfaultfd';
+      throw wrong(channel, 'VHOST_USER_POSTCOPY_ADVISE', text, error);
     }
   }
 
@@ -79,12 +80,15 @@ export class FrontendPostcopy implements Disposable {
   /** Called with the guest address of each page that the back-end misses; null stops listening. */
   onFault(callback: ((guestAddress: bigint) => void) | null): void {
     if (callback === null) return this.#server.onFault(null);
-    this.#server.onFault((fault) => {
+    const found = (fault: bigint): void => {
       const place = this.#places.find(({ address, size }) => fault >= address && fault < address + size);
       if (place !== undefined) return callback(place.guestAddress + fault - place.address);
       const at = `0x${fault.toString(16)}`;
-      wrong(this.#channel, 'VHOST_USER_SET_MEM_TABLE', `a fault at ${at} lies in no region`);
-    });
+      this.#lost('VHOST_USER_SET_MEM_TABLE', `a fault at ${at} lies in no region`);
+    };
+    this.#server.onFault(found, (cause) =>
+      this.#lost('VHOST_USER_POSTCOPY_ADVISE', 'its userfaultfd is of no use', cause),
+    );
   }
 
   /** Puts whole pages there and wakes whoever waits for them. False when one is there already. */
@@ -117,11 +121,17 @@ export class FrontendPostcopy implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+
+  /** The back-end is not to be trusted any more: it gets nothing. */
+  #lost(request: string, text: string, cause?: unknown): void {
+    wrong(this.#channel, request, text, cause);
+    this.close();
+  }
 }
 
 /** Closes the connection: the two sides have lost each other. */
-function wrong(channel: RequestChannel, request: string, text: string): VhostError {
-  const error = new VhostError('ERR_VHOST_REPLY', text, { request });
+function wrong(channel: RequestChannel, request: string, text: string, cause?: unknown): VhostError {
+  const error = new VhostError('ERR_VHOST_REPLY', text, { request, cause });
   channel.close(error);
   return error;
 }
