@@ -107,9 +107,9 @@ export class BadBackend {
     this.#keepFds(row);
     const payload = row.reply.kind === 'payload' ? this.#reply(row, seen) : this.#acknowledgement(seen);
     if (payload === null) return;
-    // Fds of replies are the front-end's business; none is due for the requests that it sends by itself.
+    const fds = row.name === 'getInflightFd' || row.name === 'postcopyAdvise' ? [this.#own[1]!] : [];
     if (!random.chance(this.#sound))
-      return this.#write(this.#stream, encodeMessage(seen.request, payload, 5), []);
+      return this.#write(this.#stream, encodeMessage(seen.request, payload, 5), fds);
     this.#misanswer(seen.request, payload);
   }
 
@@ -175,6 +175,8 @@ export class BadBackend {
         if (random.chance(10)) sizes[random.below(256)] = random.pick([1n, 1n << 63n, 0x2000n]);
         return bytes(3, 0, ...sizes);
       }
+      case 'getInflightFd':
+        return new Uint8Array(payload.buffer);
       case 'getStatus':
         return bytes(random.chance(10) ? BigInt(random.below(256)) : 15n);
       default: {

@@ -1,3 +1,4 @@
+import { FrontendIommu } from '../../../runtime/vhost-user/frontend/iommu.js';
 import { SharedObjectRegistry } from '../../../runtime/vhost-user/frontend/shared-objects.js';
 import * as assert from 'uvu/assert';
 import { VhostUserError } from '../../../runtime/errors.js';
@@ -90,6 +91,7 @@ export class FrontendSequence {
       memoryTable: random.chance(3),
       inbandNotifications: random.chance(5),
       gpaAddresses: random.chance(4),
+      ...(random.chance(4) ? { iommu: new FrontendIommu() } : {}),
       ...(random.chance(2) ? { shmem: {} } : {}),
       ...(random.chance(2) ? { hostNotifiers: {} } : {}),
       ...(random.chance(2) ? { sharedObjects: new SharedObjectRegistry() } : {}),
