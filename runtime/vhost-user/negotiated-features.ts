@@ -14,6 +14,7 @@ export class NegotiatedFeatures {
   /** Named states of the conversation that reply rules depend on, e.g. `postcopy-listening`. */
   readonly states = new Set<string>();
   #protocolUsed = false;
+  #featuresSet = false;
 
   constructor(offered: bigint, offeredProtocol: bigint) {
     this.offered = offered;
@@ -30,6 +31,7 @@ export class NegotiatedFeatures {
       );
     }
     this.accepted = word;
+    this.#featuresSet = true;
   }
 
   /** SET_PROTOCOL_FEATURES. Throws ERR_VHOST_PAYLOAD when a bit was not offered or lacks one that it needs. */
@@ -64,13 +66,14 @@ export class NegotiatedFeatures {
    * Why a request with this gate is not legal now; null when it is.
    *
    * Bit 30 (PROTOCOL_FEATURES) counts as negotiated as soon as SET_PROTOCOL_FEATURES came: QEMU before 7.2 uses protocol
-   * features and SET_VRING_ENABLE, but never accepts the bit itself.
+   * features and SET_VRING_ENABLE, but never accepts the bit itself. It also counts before the first SET_FEATURES: DPDK's
+   * virtio-user, as a server, begins the conversation with a back-end that has returned by disabling and stopping its rings.
    */
   refusal(gate: Gate): string | null {
     const virtio = gate.virtioOffered
       ? this.offered
-      : this.#protocolUsed
-        ? this.accepted | VirtioFeature.vhostUserProtocolFeatures
+      : this.#protocolUsed || !this.#featuresSet
+        ? this.accepted | (this.offered & VirtioFeature.vhostUserProtocolFeatures)
         : this.accepted;
     const missing = [
       ...featureNames(virtioFeatureTable, gate.virtio & ~virtio),

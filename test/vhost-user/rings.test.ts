@@ -114,6 +114,34 @@ test('stop and start go on where the ring stood', async () => {
   await talk.close();
 });
 
+test('a base of 0 for a ring that was used goes on where its used entries end (DPDK as a server)', async () => {
+  const { talk, guest } = await open();
+  const ring = RunningRing.start(talk, guest);
+  for (let i = 1; i <= 20; i++) {
+    ring.offer();
+    await ring.used(i);
+  }
+  assert.is(await base(talk, 0), 20);
+  ring.offer();
+  ring.offer();
+  talk.frontend.send(Request.setVringBase, bytes(0, 0));
+  talk.frontend.send(Request.setVringKick, bytes(0n), { fds: [ring.kick.fd] });
+  await ring.used(22);
+  await talk.close();
+});
+
+test('rings may be disabled and stopped before anything is negotiated (DPDK as a server)', async () => {
+  const talk = Conversation.open();
+  const guest = new SharedGuest(talk.platform);
+  for (let index = 0; index < 2; index++) talk.frontend.send(Request.setVringEnable, bytes(index, 0));
+  for (let index = 0; index < 2; index++) assert.is(await base(talk, index), 0);
+  await talk.negotiate();
+  const ring = RunningRing.start(talk, guest);
+  ring.offer();
+  await ring.used(1);
+  await talk.close();
+});
+
 test('GET_VRING_BASE waits for the chains in flight, and what is asked behind it waits with it', async () => {
   const { talk, guest } = await open();
   const ring = RunningRing.start(talk, guest);
