@@ -1,5 +1,8 @@
 import { Progress } from './progress.js';
 
+/** So many times as long may a process take to begin, on a machine that has other things to do. */
+const START = 20;
+
 /** Looks now and then whether a process still moves. */
 export class Watchdog {
   barked = false;
@@ -17,7 +20,7 @@ export class Watchdog {
         if (now !== this.#seen) {
           this.#seen = now;
           this.#since = performance.now();
-        } else if (!this.barked && performance.now() - this.#since > limit) {
+        } else if (!this.barked && performance.now() - this.#since > (now === 'null' ? START : 1) * limit) {
           this.barked = true;
           onHang();
         }
