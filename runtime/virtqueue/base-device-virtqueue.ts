@@ -21,6 +21,8 @@ export interface InflightTracker {
   readonly parked: number;
   /** The chain's used element was written and is not published. */
   complete(handle: number): void;
+  /** Those of the batch's rows 0 to `rows` were. */
+  completeRows(chains: Int32Array, rows: number): void;
   /** Nobody will want the chains in flight again. */
   forget(): void;
 }
@@ -212,7 +214,7 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
     if (this.order === null) {
       const done = this.useRows(batch, count);
       const { tracker } = this;
-      if (tracker !== null) for (let i = 0; i < done; i++) tracker.complete(batch.chains[i * 4]!);
+      if (tracker !== null) tracker.completeRows(batch.chains, done);
       this.chainsInFlight -= done;
       this.counters.completed += done;
       if (this.log !== null) this.#logRows(this.log, batch, done);

@@ -6,9 +6,16 @@ import { isOfAnotherLife } from './packed-ring-history.js';
 
 const ENTRIES = InflightRegionPacked.offset.descriptors;
 const ENTRY = InflightDescriptorPacked.size;
-const { setInflight, setNext, setLast, setNum, setCounter } = InflightDescriptorPacked;
+const { setInflight, setNext, setLast, setNum } = InflightDescriptorPacked;
 const { setFreeHead, setOldFreeHead, setUsedIdx, setOldUsedIdx, setUsedWrapCounter, setOldUsedWrapCounter } =
   InflightRegionPacked;
+
+/** Where words stand in an entry. */
+const COUNTER = InflightDescriptorPacked.offset.counter >> 2;
+const HIGH = 0x1_0000_0000;
+const ID_FLAGS = InflightDescriptorPacked.offset.id >> 2;
+const LENGTH = InflightDescriptorPacked.offset.len >> 2;
+const ADDRESS = InflightDescriptorPacked.offset.addr >> 2;
 
 /** The packed ring when a region is opened. */
 export interface PackedRingNow {
@@ -133,37 +140,57 @@ export class PackedInflight {
     this.#last[entry] = last;
   }
 
-  /** A chain was taken from ring slots `slot` on. It counts from `commitTaken` on. */
-  take(id: number, slot: number, slots: number, descriptors: Int32Array): void {
-    const head = this.#freeHead;
-    let entry = head;
-    let last = head;
-    let from = slot;
-    for (let i = 0; i < slots; i++) {
-      const to = (ENTRIES + entry * ENTRY) >> 2;
-      // The same 16 bytes in another order:  ring  addr | len | id, flags      entry  id, flags | len | addr
-      this.#u32[to + ID_FLAGS] = descriptors[from * 4 + 3]!;
-      this.#u32[to + LENGTH] = descriptors[from * 4 + 2]!;
-      this.#u32[to + ADDRESS] = descriptors[from * 4]!;
-      this.#u32[to + ADDRESS + 1] = descriptors[from * 4 + 1]!;
-      last = entry;
-      entry = this.#next[entry]!;
-      if (++from === this.#size) from = 0;
+  /**
+   * The chains of rows 0 to `rows` were taken from the ring, the first one from `slot` on; `book` has each one's slots. Returns
+   * the slot behind the last.
+   */
+  take(chains: Int32Array, rows: number, book: Int32Array, slot: number, descriptors: Int32Array): number {
+    const u8 = this.#u8;
+    const u16 = this.#u16;
+    const u32 = this.#u32;
+    const next = this.#next;
+    const ringEnd = this.#size << 2;
+    let high = Math.floor(this.#counter / HIGH);
+    let low = this.#counter % HIGH;
+    let entry = this.#freeHead;
+    let from = slot << 2;
+    for (let row = 0; row < rows; row++) {
+      const id = chains[row << 2]!;
+      const slots = book[id << 1]!;
+      const head = entry;
+      let last = head;
+      for (let i = 0; i < slots; i++) {
+        const to = (ENTRIES + entry * ENTRY) >> 2;
+        // The same 16 bytes in another order:  ring  addr | len | id, flags      entry  id, flags | len | addr
+        u32[to + ID_FLAGS] = descriptors[from + 3]!;
+        u32[to + LENGTH] = descriptors[from + 2]!;
+        u32[to + ADDRESS] = descriptors[from]!;
+        u32[to + ADDRESS + 1] = descriptors[from + 1]!;
+        last = entry;
+        entry = next[entry]!;
+        from += 4;
+        if (from === ringEnd) from = 0;
+      }
+      const bytes = ENTRIES + head * ENTRY;
+      setLast(u16, bytes >> 1, last);
+      setNum(u16, bytes >> 1, slots);
+      // The counter by halves, as `setCounter` would store it.
+      u32[(bytes >> 2) + COUNTER] = low;
+      u32[(bytes >> 2) + COUNTER + 1] = high;
+      setInflight(u8, bytes, 1);
+      this.#entryOf[id] = head;
+      this.#last[head] = last;
+      if (++low === HIGH) {
+        low = 0;
+        high++;
+      }
     }
-    const bytes = ENTRIES + head * ENTRY;
-    setLast(this.#u16, bytes >> 1, last);
-    setNum(this.#u16, bytes >> 1, slots);
-    setCounter(this.#u32, bytes >> 2, this.#counter++);
-    setInflight(this.#u8, bytes, 1);
-    this.#entryOf[id] = head;
-    this.#last[head] = last;
+    this.#counter += rows;
     this.#freeHead = entry;
-  }
-
-  /** The chains taken since the last time are in flight. */
-  commitTaken(): void {
-    setFreeHead(this.#u16, 0, this.#freeHead);
-    setOldFreeHead(this.#u16, 0, this.#freeHead);
+    // Now all of them are in flight.
+    setFreeHead(u16, 0, entry);
+    setOldFreeHead(u16, 0, entry);
+    return from >> 2;
   }
 
   /** A chain's used element was written, except for the flags of the batch's first. */
@@ -171,31 +198,46 @@ export class PackedInflight {
     this.#batch[this.#batchLength++] = this.#entryOf[id]!;
   }
 
+  /** The same for rows 0 to `rows`. */
+  completeRows(chains: Int32Array, rows: number): void {
+    const batch = this.#batch;
+    const entryOf = this.#entryOf;
+    let length = this.#batchLength;
+    for (let row = 0; row < rows; row++) batch[length++] = entryOf[chains[row << 2]!]!;
+    this.#batchLength = length;
+  }
+
   /** Right before those flags are stored; the position is the one behind the batch. */
   beforePublish(used: number, wrap: 0 | 1): void {
+    const batch = this.#batch;
+    const u16 = this.#u16;
+    const next = this.#next;
+    const length = this.#batchLength;
     let free = this.#freeHead;
-    for (let i = 0; i < this.#batchLength; i++) {
-      const entry = this.#batch[i]!;
+    for (let i = 0; i < length; i++) {
+      const entry = batch[i]!;
       const last = this.#last[entry]!;
-      this.#next[last] = free;
-      setNext(this.#u16, (ENTRIES + last * ENTRY) >> 1, free);
+      next[last] = free;
+      setNext(u16, (ENTRIES + last * ENTRY) >> 1, free);
       free = entry;
     }
     this.#freeHead = free;
-    setFreeHead(this.#u16, 0, free);
-    setUsedIdx(this.#u16, 0, used);
+    setFreeHead(u16, 0, free);
+    setUsedIdx(u16, 0, used);
     setUsedWrapCounter(this.#u8, 0, wrap);
   }
 
   /** Right after they were stored. */
   afterPublish(used: number, wrap: 0 | 1): void {
-    for (let i = 0; i < this.#batchLength; i++) {
-      setInflight(this.#u8, ENTRIES + this.#batch[i]! * ENTRY, 0);
-    }
+    const batch = this.#batch;
+    const u8 = this.#u8;
+    const u16 = this.#u16;
+    const length = this.#batchLength;
+    for (let i = 0; i < length; i++) setInflight(u8, ENTRIES + batch[i]! * ENTRY, 0);
     this.#batchLength = 0;
-    setOldFreeHead(this.#u16, 0, this.#freeHead);
-    setOldUsedIdx(this.#u16, 0, used);
-    setOldUsedWrapCounter(this.#u8, 0, wrap);
+    setOldFreeHead(u16, 0, this.#freeHead);
+    setOldUsedIdx(u16, 0, used);
+    setOldUsedWrapCounter(u8, 0, wrap);
   }
 
   /** The driver has given up on all chains, by a reset. */
@@ -247,8 +289,3 @@ export class PackedInflight {
     }
   }
 }
-
-/** Where the copied words stand in an entry. */
-const ID_FLAGS = InflightDescriptorPacked.offset.id >> 2;
-const LENGTH = InflightDescriptorPacked.offset.len >> 2;
-const ADDRESS = InflightDescriptorPacked.offset.addr >> 2;

@@ -3,7 +3,9 @@ import { COUNTER_END, FRESH, inflightError, VERSION, type InflightArea } from '.
 
 const ENTRIES = InflightRegionSplit.offset.descriptors;
 const ENTRY = InflightDescriptorSplit.size;
-const { setInflight, setNext, setCounter } = InflightDescriptorSplit;
+const COUNTER = InflightDescriptorSplit.offset.counter >> 2;
+const HIGH = 0x1_0000_0000;
+const { setInflight, setNext } = InflightDescriptorSplit;
 const { setLastBatchHead, setUsedIdx } = InflightRegionSplit;
 
 /** The split ring as it stands in memory when a region is opened; each value was read once. */
@@ -108,11 +110,24 @@ export class SplitInflight {
     this.#resumed++;
   }
 
-  /** A chain was taken from the available ring; call in the ring's order. */
-  take(head: number): void {
-    const entry = ENTRIES + head * ENTRY;
-    setCounter(this.#u32, entry >> 2, this.#counter++);
-    setInflight(this.#u8, entry, 1);
+  /** The chains of rows 0 to `rows` were taken from the available ring, in its order. */
+  take(chains: Int32Array, rows: number): void {
+    const u8 = this.#u8;
+    const u32 = this.#u32;
+    let high = Math.floor(this.#counter / HIGH);
+    let low = this.#counter % HIGH;
+    for (let row = 0; row < rows; row++) {
+      const entry = ENTRIES + chains[row << 2]! * ENTRY;
+      // The counter by halves, as `setCounter` would store it.
+      u32[(entry >> 2) + COUNTER] = low;
+      u32[(entry >> 2) + COUNTER + 1] = high;
+      setInflight(u8, entry, 1);
+      if (++low === HIGH) {
+        low = 0;
+        high++;
+      }
+    }
+    this.#counter += rows;
   }
 
   /** A chain's used element was written. */
@@ -120,22 +135,35 @@ export class SplitInflight {
     this.#batch[this.#batchLength++] = head;
   }
 
+  /** The same for rows 0 to `rows`. */
+  completeRows(chains: Int32Array, rows: number): void {
+    const batch = this.#batch;
+    let length = this.#batchLength;
+    for (let row = 0; row < rows; row++) batch[length++] = chains[row << 2]!;
+    this.#batchLength = length;
+  }
+
   /** Right before the used index is stored. */
   beforePublish(): void {
     const batch = this.#batch;
+    const u16 = this.#u16;
+    const length = this.#batchLength;
     let head = this.#lastBatchHead;
-    for (let i = 0; i < this.#batchLength; i++) {
-      setNext(this.#u16, (ENTRIES + batch[i]! * ENTRY) >> 1, head);
-      head = batch[i]!;
+    for (let i = 0; i < length; i++) {
+      const next = batch[i]!;
+      setNext(u16, (ENTRIES + next * ENTRY) >> 1, head);
+      head = next;
     }
-    setLastBatchHead(this.#u16, 0, head);
+    setLastBatchHead(u16, 0, head);
     this.#lastBatchHead = head;
   }
 
   /** Right after it was stored. */
   afterPublish(usedIndex: number): void {
     const batch = this.#batch;
-    for (let i = 0; i < this.#batchLength; i++) setInflight(this.#u8, ENTRIES + batch[i]! * ENTRY, 0);
+    const u8 = this.#u8;
+    const length = this.#batchLength;
+    for (let i = 0; i < length; i++) setInflight(u8, ENTRIES + batch[i]! * ENTRY, 0);
     setUsedIdx(this.#u16, 0, usedIndex);
     this.#batchLength = 0;
   }

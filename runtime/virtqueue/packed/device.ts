@@ -348,17 +348,7 @@ export class PackedDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   protected override track(batch: ChainBatch, rows: number): void {
-    const tracker = this.tracker!;
-    let slot = this.#tracked;
-    for (let row = 0; row < rows; row++) {
-      const id = batch.chains[row * 4]!;
-      const slots = this.book[id * 2]!;
-      tracker.take(id, slot, slots, this.#descriptors);
-      slot += slots;
-      if (slot >= this.size) slot -= this.size;
-    }
-    tracker.commitTaken();
-    this.#tracked = slot;
+    this.#tracked = this.tracker!.take(batch.chains, rows, this.book, this.#tracked, this.#descriptors);
   }
 
   /** Moves the available cursor. */

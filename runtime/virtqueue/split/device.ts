@@ -286,8 +286,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
   }
 
   protected override track(batch: ChainBatch, rows: number): void {
-    const tracker = this.tracker!;
-    for (let row = 0; row < rows; row++) tracker.take(batch.chains[row * 4]!);
+    this.tracker!.take(batch.chains, rows);
   }
 
   #takeChain(batch: ChainBatch, row: number, head: number): boolean {

@@ -41,7 +41,7 @@ for (const variant of variants) {
           const where = `seed ${seed}, death ${i}, ${busy ? 'busy' : 'idle'} driver`;
           const random = new Random(seed + i);
           // Some of the lives that took over are cut at every one of their stores in turn; with more seeds, more of them.
-          if ((i + seed) % (SEEDS > 1 ? 3 : 40) !== 0) {
+          if ((i + seed) % (SEEDS > 1 ? 7 : 40) !== 0) {
             attempt(where, () => takeOver(machine, random, busy));
             continue;
           }
