@@ -36,6 +36,12 @@ export {
   type FrontendOptions,
 } from './vhost-user/frontend/frontend.js';
 export type { BackendRequestMap, RequestFds } from './vhost-user/frontend/backend-requests.js';
+export { FrontendDirtyLog } from './vhost-user/frontend/dirty-log.js';
+export {
+  type DeviceStateOptions,
+  loadDeviceState,
+  saveDeviceState,
+} from './vhost-user/frontend/device-state.js';
 export type { HostNotifier, HostNotifierHandler } from './vhost-user/frontend/host-notifiers.js';
 export type { ShmemHandler, ShmemMapping } from './vhost-user/frontend/shmem-table.js';
 export { SharedObjectRegistry, type SharedObjectOwner } from './vhost-user/frontend/shared-objects.js';

@@ -70,6 +70,13 @@ export interface VirtioDevice {
   announce?(mac: Uint8Array): void;
   /** Network devices: the front-end sets the MTU (NET_SET_MTU). Returns false to refuse. */
   setMtu?(mtu: number): boolean;
+  /**
+   * What another back-end's device of this kind has to know to take over, beyond what the front-end tells it; called while no
+   * queue runs. A device with this and `loadState` gets DEVICE_STATE offered. It says its own version.
+   */
+  saveState?(): Uint8Array;
+  /** Takes over. The bytes are anybody's: throws DeviceError for those that are no state of this device, and stays as it is. */
+  loadState?(state: Uint8Array): void;
   /** Back to the state before the driver came: RESET_DEVICE, status 0 or the end of a connection. */
   reset?(): void;
 }

@@ -1,6 +1,7 @@
 import { PlatformError } from '../errors.js';
 import { FakeBlockFile, FakeFiles, type FakeImage, type FakeImageOptions } from './fake/block-file.js';
 import { EventCounter } from './fake/event-fd.js';
+import { readChannel, writeChannel } from './fake/channel.js';
 import { FdTable, PlainDescription, systemError } from './fake/fd-table.js';
 import { FakeCopyTable, FakeMapping, FakeWindows, SharedMemory } from './fake/memory.js';
 import {
@@ -183,6 +184,14 @@ class InMemoryPlatform implements FakePlatform {
 
   fileIdentity(fd: number): string {
     return this.#fds.get(fd, 'fstat').identity;
+  }
+
+  readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return readChannel(this.adoptSocket(fd) as SocketStream, limit, signal);
+  }
+
+  writeChannel(fd: number, bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
+    return writeChannel(this.adoptSocket(fd) as SocketStream, bytes, signal);
   }
 
   createFd(kind: FdKind): number {

@@ -1,6 +1,7 @@
 import { type Addon, loadAddon } from '../../native/index.js';
 import { PlatformError } from '../errors.js';
 import { LinuxBlockFile } from './linux-block-file.js';
+import { readChannel, writeChannel } from './linux-channel.js';
 import { connect } from './linux-connect.js';
 import { LinuxCopyTable } from './linux-copies.js';
 import { attempt, systemError } from './linux-errors.js';
@@ -133,6 +134,14 @@ class LinuxPlatform implements Platform {
 
   fileIdentity(fd: number): string {
     return attempt(`look at fd ${fd}`, () => this.#addon.fdIdentity(fd));
+  }
+
+  readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array> {
+    return readChannel(this.#addon, fd, limit, signal);
+  }
+
+  writeChannel(fd: number, bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
+    return writeChannel(this.#addon, fd, bytes, signal);
   }
 
   createSharedMemory(name: string, size: bigint, options?: { hugePages?: boolean }): number {

@@ -30,6 +30,15 @@ export interface Platform {
   /** Equal for fds of the same file, and different from any other file's while it is open or mapped. */
   fileIdentity(fd: number): string;
 
+  // --- pipes
+  /**
+   * Reads a pipe or stream socket to its end, without blocking. Takes the fd over: it is closed when the promise settles. Rejects
+   * with PlatformError, also for an fd that cannot be read so and for more than `limit` bytes, or with the signal's reason.
+   */
+  readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array>;
+  /** Writes all of `bytes` and closes the fd, likewise. */
+  writeChannel(fd: number, bytes: Uint8Array, signal?: AbortSignal): Promise<void>;
+
   // --- shared memory
   /** A sealed-for-shrinking-not memfd of `size` bytes, for front-ends and tests. */
   createSharedMemory(name: string, size: bigint, options?: { hugePages?: boolean }): number;

@@ -21,6 +21,8 @@ export interface RigOptions {
   readonly inOrder?: boolean;
   readonly indirectCapacity?: number;
   readonly state?: VirtqueueState;
+  /** Each area of the ring begins on a page of its own. */
+  readonly spread?: boolean;
 }
 
 /** One buffer of a chain, as both sides must see it. */
@@ -51,7 +53,8 @@ export class Rig {
     const layout = ringLayout(format, size);
     let end = 0;
     const take = (length: number, alignment: number) => {
-      const offset = Math.ceil(end / alignment) * alignment;
+      const step = options.spread === true ? 4096 : alignment;
+      const offset = Math.ceil(end / step) * step;
       end = offset + length;
       return offset;
     };

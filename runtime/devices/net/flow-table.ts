@@ -1,6 +1,7 @@
 import { type PacketBurst, PacketColumn } from './port.js';
 
-const SLOTS = 4096;
+export const FLOW_SLOTS = 4096;
+const SLOTS = FLOW_SLOTS;
 
 /**
  * Remembers on which pair of queues a flow is sent, so that what comes back for it is received there (virtio 1.4,
@@ -17,6 +18,16 @@ export class FlowTable {
   /** The pair for the packet at column `at`. */
   pairOf(burst: PacketBurst, at: number, windows: readonly Uint8Array[]): number {
     return this.#pairs[slotOf(burst, at, windows)]!;
+  }
+
+  /** The pair of each slot. */
+  save(): number[] {
+    return [...this.#pairs];
+  }
+
+  /** `pairs` has an entry for each slot. */
+  load(pairs: readonly number[]): void {
+    this.#pairs.set(pairs);
   }
 
   clear(): void {

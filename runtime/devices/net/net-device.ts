@@ -5,7 +5,7 @@ import type { DeviceHost, DeviceQueue, VirtioDevice } from '../../device/index.j
 import { sendAnnouncement } from './announcement.js';
 import { NetConfiguration } from './configuration.js';
 import { type NetCounters, newCounters } from './counters.js';
-import { FlowTable } from './flow-table.js';
+import { FLOW_SLOTS, FlowTable } from './flow-table.js';
 import { OFFLOADS } from './offloads.js';
 import { type CheckedOptions, checkOptions, type NetDeviceOptions, offeredFeatures } from './options.js';
 import {
@@ -18,6 +18,7 @@ import {
 } from './port.js';
 import { longestFor, ReceiveQueue } from './receive-queue.js';
 import { Segmenter } from './segmenter.js';
+import { decodeState, encodeState } from './state.js';
 import { TransmitQueue } from './transmit-queue.js';
 
 /**
@@ -122,6 +123,27 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
 
   discardsDisabled(index: number): boolean {
     return (index & 1) !== 0;
+  }
+
+  saveState(): Uint8Array {
+    const { config, counters } = this;
+    return encodeState({
+      mtu: config.mtu,
+      linkUp: config.linkUp,
+      flows: this.#flows?.save() ?? null,
+      counters,
+    });
+  }
+
+  loadState(bytes: Uint8Array): void {
+    const { mtu, linkUp, flows, counters } = decodeState(bytes, this.queueCount / 2, FLOW_SLOTS);
+    this.setMtu(mtu);
+    if (flows !== null) this.#flows!.load(flows);
+    Object.assign(this.counters, counters);
+    this.#reported = counters.transmitted + counters.received;
+    // The driver saw the link of the port before; it hears of this one's if that is different.
+    this.config.linkUp = linkUp;
+    this.linkChanged();
   }
 
   reset(): void {

@@ -47,5 +47,8 @@ export function offeredProtocolFeatures(device: VirtioDevice, onRequest: bigint)
   if (device.hostNotifiers === true) features |= ProtocolFeature.hostNotifier | ProtocolFeature.backendSendFd;
   if (device.sharedObject !== undefined) features |= ProtocolFeature.sharedObject;
   if (device.sharedMemory !== undefined) features |= ProtocolFeature.shmem | ProtocolFeature.backendSendFd;
+  if (device.saveState !== undefined && device.loadState !== undefined) {
+    features |= ProtocolFeature.deviceState;
+  }
   return features;
 }

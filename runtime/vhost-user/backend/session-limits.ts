@@ -26,6 +26,8 @@ export interface SessionLimits {
   readonly logSize?: number;
   /** Bytes of an in-flight region. */
   readonly inflightSize?: number;
+  /** Bytes of a device's saved state. */
+  readonly stateSize?: number;
   /** Requests of the back-end's own that the front-end has not answered or not fetched. */
   readonly unansweredRequests?: number;
   /** Connections that wait for the session before them to end; further ones are closed. */
@@ -57,6 +59,7 @@ export const DEFAULT_LIMITS: Required<SessionLimits> = {
   logSize: DIRTY_LOG_MAX,
   // More than 256 packed rings of the largest size take.
   inflightSize: 512 << 20,
+  stateSize: 1 << 20,
   unansweredRequests: UNANSWERED_REQUESTS,
   waitingConnections: 16,
   silence: 10_000,
@@ -73,6 +76,7 @@ const RANGES: Record<keyof SessionLimits, readonly [number, number]> = {
   iotlbEntries: [1, 1 << 20],
   logSize: [1, DIRTY_LOG_MAX],
   inflightSize: [64, 2 ** 40],
+  stateSize: [12, 1 << 30],
   unansweredRequests: [1, 1 << 20],
   waitingConnections: [0, 4096],
   // What a timer takes.

@@ -9,6 +9,7 @@ import { MessageStream } from '../message-stream.js';
 import { SessionIommu } from '../iommu.js';
 import { NegotiatedFeatures } from '../negotiated-features.js';
 import { Vring } from '../vring.js';
+import { DeviceStateTransfers } from './device-state-transfer.js';
 import { DirtyLogging } from './dirty-logging.js';
 import { frontendServices } from './frontend-services.js';
 import { handlerOf } from './handlers/index.js';
@@ -61,6 +62,7 @@ export class BackendSession implements Disposable {
   /** What the back-end asks of the front-end. */
   readonly outgoing: OutgoingRequests;
   readonly dirtyLogging: DirtyLogging;
+  readonly deviceState: DeviceStateTransfers;
   /** Resolves when the session has ended: null when the front-end left in good order or `end` was called without a reason. */
   readonly closed: Promise<VhostUserError | null>;
   readonly #resolveClosed: (reason: VhostUserError | null) => void;
@@ -109,6 +111,12 @@ export class BackendSession implements Disposable {
     this.inflight = new InflightRegions(platform, limits.inflightSize);
     const { stream } = options;
     this.postcopy = new Postcopy({ platform, stream, features: this.features, memory: this.memory });
+    this.deviceState = new DeviceStateTransfers({
+      platform,
+      device,
+      limit: limits.stateSize,
+      suspended: () => this.suspended,
+    });
     let resolveClosed!: (reason: VhostUserError | null) => void;
     this.closed = new Promise((resolve) => (resolveClosed = resolve));
     this.#resolveClosed = resolveClosed;
@@ -163,6 +171,7 @@ export class BackendSession implements Disposable {
     this.#messages.close();
     this.memory[Symbol.dispose]();
     this.dirtyLogging[Symbol.dispose]();
+    this.deviceState.abort();
     this.inflight[Symbol.dispose]();
     this.#resetDevice();
     this.#resolveClosed(reason);
@@ -271,6 +280,7 @@ export class BackendSession implements Disposable {
     this.features.accepted = 0n;
     this.iommu.flush();
     this.dirtyLogging.forget();
+    this.deviceState.abort();
     this.#status = 0;
     this.#enabledFromStart = false;
     this.#resetDevice();

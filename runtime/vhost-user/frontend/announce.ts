@@ -1,6 +1,6 @@
 import type { RegionDescription } from '../../memory/guest-memory.js';
 import type { SharedMemory, SharedRegion } from '../../memory/shared-memory.js';
-import { VringFdFlag } from '../../../generated/vhost-user/payloads.js';
+import { type VringAddress, VringFdFlag } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
 import type { FrontendIommu } from './iommu.js';
@@ -87,6 +87,31 @@ export async function announceFd(
   else await channel.request(name, BigInt(index), { ...bounded(signal), fds: [fd] });
 }
 
+/** SET_VRING_ADDR of a ring that is not logged. */
+export function vringAddress(
+  memory: SharedMemory,
+  iommu: FrontendIommu,
+  { index, setup }: FrontendVring,
+  { features, protocol }: { readonly features: bigint; readonly protocol: bigint },
+): VringAddress {
+  // An IOVA behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
+  const address = (place: { window: number; offset: number }): bigint =>
+    (features & VirtioFeature.accessPlatform) !== 0n
+      ? iommu.address(memory.memory, place)
+      : (protocol & ProtocolFeature.gpaAddresses) !== 0n
+        ? memory.guestAddress(place)
+        : memory.userAddress(place);
+  const { descriptor, driver, device } = setup!.areas;
+  return {
+    index,
+    flags: 0,
+    descriptor: address(descriptor),
+    used: address(device),
+    available: address(driver),
+    log: 0n,
+  };
+}
+
 /** NUM, BASE, ADDR, ERR, and a kick fd or a kick, which starts the ring; CALL in the place that the order gives it. */
 export async function announceVring(
   channel: RequestChannel,
@@ -98,30 +123,13 @@ export async function announceVring(
 ): Promise<void> {
   const pass = bounded(signal);
   const { index, notifications: means } = vring;
-  const { size, areas } = vring.setup!;
-  // An IOVA behind an IOMMU, a guest address with GPA_ADDRESSES, else the front-end's own.
-  const { features } = channel;
-  const address = (place: { window: number; offset: number }): bigint =>
-    features.has(VirtioFeature.accessPlatform)
-      ? iommu.address(memory.memory, place)
-      : features.hasProtocol(ProtocolFeature.gpaAddresses)
-        ? memory.guestAddress(place)
-        : memory.userAddress(place);
+  const { size } = vring.setup!;
+  const { accepted, acceptedProtocol } = channel.features;
   if (order !== 'qemu') await announceFd(channel, 'setVringCall', index, vring.callFd, means.call, signal);
   await channel.request('setVringNum', { index, num: size }, pass);
   await channel.request('setVringBase', { index, num: vring.base }, pass);
-  await channel.request(
-    'setVringAddr',
-    {
-      index,
-      flags: 0,
-      descriptor: address(areas.descriptor),
-      used: address(areas.device),
-      available: address(areas.driver),
-      log: 0n,
-    },
-    pass,
-  );
+  const negotiated = { features: accepted, protocol: acceptedProtocol };
+  await channel.request('setVringAddr', vringAddress(memory, iommu, vring, negotiated), pass);
   if (vring.errFd >= 0) await announceFd(channel, 'setVringErr', index, vring.errFd, means.err, signal);
   await announceFd(channel, 'setVringKick', index, vring.kickFd, means.kick, signal);
   if (means.kick === 'inband') await channel.request('vringKick', { index, num: 0 }, pass);

@@ -22,6 +22,8 @@ export interface FeatureFilter {
 /** Protocol features that the front-end serves. */
 export const SUPPORTED_PROTOCOL_FEATURES =
   ProtocolFeature.mq |
+  ProtocolFeature.logShmfd |
+  ProtocolFeature.deviceState |
   ProtocolFeature.rarp |
   ProtocolFeature.replyAck |
   ProtocolFeature.mtu |

@@ -83,6 +83,11 @@ export class Frontend extends DeviceLink {
     return frontend;
   }
 
+  /** Rings that run. */
+  get startedVrings(): FrontendVring[] {
+    return [...this.#vrings.values()].filter((vring) => vring.started);
+  }
+
   /** A ring that was mentioned. */
   vring(index: number): FrontendVring | undefined {
     return this.#vrings.get(index);
@@ -142,7 +147,7 @@ export class Frontend extends DeviceLink {
 
   /** Enables the first `count` pairs of rings (2k receives, 2k + 1 transmits) and disables the others that run. */
   async enableQueuePairs(count: number, signal?: AbortSignal): Promise<void> {
-    const started = [...this.#vrings.values()].filter((vring) => vring.started);
+    const started = this.startedVrings;
     const pairs = Math.floor(started.length / 2);
     if (!Number.isInteger(count) || count < 1 || count > pairs) {
       throw new VhostError('ERR_VHOST_STATE', `cannot enable ${count} queue pairs, ${pairs} run`);
@@ -225,7 +230,7 @@ export class Frontend extends DeviceLink {
 
   protected async replayRings(signal: AbortSignal | undefined): Promise<void> {
     this.#driverOk = false;
-    const started = [...this.#vrings.values()].filter((vring) => vring.started);
+    const started = this.startedVrings;
     // With the region of the back-end before, this one goes on where that one was cut off. Otherwise everything that was
     // under way is issued again, on fresh rings.
     const resumes =
@@ -297,7 +302,7 @@ export class Frontend extends DeviceLink {
     change: (channel: RequestChannel) => Promise<void>,
   ): Promise<void> {
     const channel = this.channel;
-    const running = [...this.#vrings.values()].filter((vring) => vring.started && vring.enabled);
+    const running = this.startedVrings.filter((vring) => vring.enabled);
     try {
       for (const { index } of running) await this.#sendEnable(index, false, signal);
       await change(channel);

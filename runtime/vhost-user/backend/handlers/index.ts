@@ -3,6 +3,7 @@ import type { RequestRow } from '../../../wire/index.js';
 import type { ErasedHandler } from '../request-dispatcher.js';
 import type { BackendSession } from '../session.js';
 import { configHandlers } from './config.js';
+import { deviceStateHandlers } from './device-state.js';
 import { featureHandlers } from './features.js';
 import type { Handlers } from './handler-map.js';
 import { inbandHandlers } from './inband.js';
@@ -24,6 +25,7 @@ const handlers: Handlers = {
   ...vringHandlers,
   ...inbandHandlers,
   ...logHandlers,
+  ...deviceStateHandlers,
   ...configHandlers,
   ...statusHandlers,
   ...networkHandlers,

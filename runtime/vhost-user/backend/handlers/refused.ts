@@ -11,12 +11,7 @@ const NOT_OFFERED = 'its feature is not offered by this back-end';
 
 /** Requests that this back-end does not serve; PROTOCOL.md says why of each. */
 export const refusedHandlers: Handlers<
-  | 'setVringEndian'
-  | 'createCryptoSession'
-  | 'closeCryptoSession'
-  | 'gpuSetSocket'
-  | 'setDeviceStateFd'
-  | 'checkDeviceState'
+  'setVringEndian' | 'createCryptoSession' | 'closeCryptoSession' | 'gpuSetSocket'
 > = {
   // No bit gates it: a front-end that knows what the device is does not send it.
   gpuSetSocket: refuse('the device is not a GPU'),
@@ -24,6 +19,4 @@ export const refusedHandlers: Handlers<
   setVringEndian: refuse('the rings of VERSION_1 devices are little-endian'),
   createCryptoSession: refuse(NOT_OFFERED),
   closeCryptoSession: refuse(NOT_OFFERED),
-  setDeviceStateFd: refuse(NOT_OFFERED),
-  checkDeviceState: refuse(NOT_OFFERED),
 };
