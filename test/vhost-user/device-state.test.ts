@@ -142,7 +142,7 @@ for (const [name, create] of [
   });
 }
 
-async function open(device = new StatefulDevice(), limits = {}) {
+async function open({ device = new StatefulDevice(), limits = {} } = {}) {
   const talk = Conversation.open({ device, limits });
   await talk.negotiate(undefined, PROTOCOL);
   return talk;
@@ -194,7 +194,7 @@ test('while a ring runs the state does not move; once all are stopped it does', 
 
 test('a ring that is started before the state has come: the state is refused', async () => {
   const device = new StatefulDevice();
-  const talk = await open(device);
+  const talk = await open({ device });
   const [mine, theirs] = talk.platform.socketPair();
   assert.is(await setFd(talk, LOAD, theirs), NO_FD);
   const guest = new SharedGuest(talk.platform);
@@ -211,7 +211,7 @@ test('a ring that is started before the state has come: the state is refused', a
 
 test('CHECK_DEVICE_STATE waits for the end of the channel, and says when the device refuses', async () => {
   const device = new StatefulDevice();
-  const talk = await open(device);
+  const talk = await open({ device });
   for (const refusal of [null, new DeviceError('ERR_DEVICE_REQUEST', 'not mine')]) {
     device.refusal = refusal;
     const [mine, theirs] = talk.platform.socketPair();
@@ -236,7 +236,7 @@ test('CHECK_DEVICE_STATE without a transfer fails', async () => {
 test('a front-end that never reads holds up nothing: the session answers, and its end closes the channel', async () => {
   const device = new StatefulDevice();
   device.state = new Uint8Array(8 << 20);
-  const talk = await open(device);
+  const talk = await open({ device });
   const [mine, theirs] = talk.platform.socketPair();
   assert.is(await setFd(talk, SAVE, theirs), NO_FD);
   assert.is(await setFd(talk, SAVE, theirs), NO_FD | 1n, 'one at a time');
@@ -250,7 +250,7 @@ test('a front-end that never reads holds up nothing: the session answers, and it
 
 test('more bytes than the limit are refused', async () => {
   const device = new StatefulDevice();
-  const talk = await open(device, { stateSize: 1000 });
+  const talk = await open({ device, limits: { stateSize: 1000 } });
   const [mine, theirs] = talk.platform.socketPair();
   assert.is(await setFd(talk, LOAD, theirs), NO_FD);
   talk.platform.closeFd(theirs);
