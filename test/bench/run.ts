@@ -3,12 +3,14 @@ import { benchBlk } from './blk.js';
 import { benchNet } from './net.js';
 import { benchRing } from './ring.js';
 import { benchSafety } from './safety.js';
+import { benchStart } from './start.js';
 
 const BENCHES: Record<string, (args: readonly string[]) => void | Promise<void>> = {
   blk: benchBlk,
   net: benchNet,
   ring: benchRing,
   safety: benchSafety,
+  start: benchStart,
 };
 
 const [name = '', ...args] = process.argv.slice(2);

@@ -5,9 +5,11 @@ import {
   readFileSync,
   rmSync,
   truncateSync,
+  unlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { createConnection, createServer, type Socket } from 'node:net';
+import { once } from 'node:events';
 import { execFileSync, spawn, type ChildProcess, type StdioOptions } from 'node:child_process';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -342,6 +344,35 @@ serving('--fd takes a connected socket and ends with it', async () => {
   frontend.destroy();
   assert.equal(await child.ended, { status: 0, signal: null });
 });
+
+serving(
+  '--connect waits for a front-end for as long as it takes, and SIGTERM or SIGINT end the wait at once',
+  async () => {
+    const path = fresh('socket');
+    const child = new Child('vhost-user-rng', [`--socket-path=${path}`, '--connect']);
+    await child.logs(/serving/);
+    // First nothing is there, then a socket at which nobody listens any more, then a front-end.
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const dead = createServer();
+    await new Promise<void>((resolve) => dead.listen(`${path}-made`, resolve));
+    linkSync(`${path}-made`, path);
+    dead.close();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    unlinkSync(path);
+    const server = createServer();
+    const connection = once(server, 'connection');
+    await new Promise<void>((resolve) => server.listen(path, resolve));
+    const [frontend] = (await connection) as [Socket];
+    assert.ok((await getFeatures(frontend)) > 0n);
+    server.close();
+    frontend.destroy();
+    await child.logs(/the session ended/);
+    await child.stop();
+    const other = new Child('vhost-user-rng', [`--socket-path=${fresh('socket')}`, '--connect']);
+    await other.logs(/serving/);
+    await other.stop('SIGINT');
+  },
+);
 
 serving('--connect comes to a front-end that listens, and comes again', async () => {
   const path = fresh('socket');

@@ -17,7 +17,7 @@ const BATCH_DEPTH = 16;
 
 /** A load that writes, reads, zeroes and flushes at random and checks everything against the model, until it is stopped. */
 export class Load {
-  readonly model = new SectorModel(DISK_SECTORS);
+  readonly model: SectorModel;
   /** Requests that were issued, and that came back; nothing is issued while `settle` waits. */
   issued = 0;
   completed = 0;
@@ -32,7 +32,14 @@ export class Load {
   /** Rejects at the first thing that is wrong, and never resolves. */
   readonly failed = new Promise<never>((_, reject) => (this.#fail = reject));
 
-  constructor(driver: VirtioDriver, seed: number, indirect: boolean) {
+  /** `model`: of a disk that other drivers have used. */
+  constructor(
+    driver: VirtioDriver,
+    seed: number,
+    indirect: boolean,
+    model: SectorModel = new SectorModel(DISK_SECTORS),
+  ) {
+    this.model = model;
     this.#random = new Random(seed);
     this.#indirect = indirect;
     this.failed.catch(() => undefined);

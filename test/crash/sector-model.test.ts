@@ -101,6 +101,18 @@ test('a read finds what was there when it was issued, or what came since', () =>
   assert.match(model.misread(read, words)!, /expected/);
 });
 
+test('what a driver left behind may be there until something is written over it', () => {
+  const { model, words, put } = disk();
+  const left = model.issue(0, 1);
+  model.abandon();
+  assert.is(model.damage(words), null);
+  put(0, 1, left);
+  assert.is(model.damage(words), null);
+  const over = model.issue(0, 1);
+  model.acknowledge(0, 1, over);
+  assert.match(model.damage(words)!, /write 1, expected/);
+});
+
 test('a write is acknowledged once', () => {
   const { model } = disk();
   const write = model.issue(0, 1);

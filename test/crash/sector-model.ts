@@ -72,6 +72,14 @@ export class SectorModel {
     }
   }
 
+  /** The driver is gone, and what it had under way is done or never will be: what comes now comes after it. */
+  abandon(): void {
+    const now = this.#clock++;
+    for (const candidates of this.#candidates) {
+      for (const each of candidates) if (each.acknowledged === Infinity) each.acknowledged = now;
+    }
+  }
+
   /** A read is about to be issued. */
   expect(sector: number, count: number): Expectation {
     const candidates = this.#candidates.slice(sector, sector + count).map((each) => [...each]);
