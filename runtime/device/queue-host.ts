@@ -194,11 +194,6 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     this.#stopped = null;
   }
 
-  /** After `stop`: the driver wants nothing of the chains that were left over. */
-  forget(): void {
-    this.#virtqueue.forget();
-  }
-
   /** Points the ring at another memory map; only from the action of `whenQuiet`. Throws VirtqueueError. */
   rebind(memory: VirtqueueMemory, areas: VirtqueueAreas): void {
     this.#virtqueue.rebind(memory, areas);

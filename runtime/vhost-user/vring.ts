@@ -194,12 +194,9 @@ export class Vring implements TranslatedRing {
     else this.#host?.disable();
   }
 
-  /**
-   * Stops the ring once every chain in flight is completed, and gives its position in wire form. With `reset` the driver
-   * has given up on chains that nobody completes any more.
-   */
-  async stop(reset = false): Promise<number> {
-    return this.#stop((host) => host.stop(), reset);
+  /** Stops the ring once every chain in flight is completed, and gives its position in wire form. */
+  async stop(): Promise<number> {
+    return this.#stop((host) => host.stop());
   }
 
   /**
@@ -209,13 +206,10 @@ export class Vring implements TranslatedRing {
    * go of; for one that cannot, e.g. since the kernel has its writes, and for a ring without a region, this is `stop`.
    */
   async park(): Promise<number> {
-    return this.#stop((host) => (host.tracked && this.#lets(host) ? host.park() : host.stop()), false);
+    return this.#stop((host) => (host.tracked && this.#lets(host) ? host.park() : host.stop()));
   }
 
-  async #stop(
-    end: (host: QueueHost) => VirtqueueState | Promise<VirtqueueState>,
-    reset: boolean,
-  ): Promise<number> {
+  async #stop(end: (host: QueueHost) => VirtqueueState | Promise<VirtqueueState>): Promise<number> {
     this.#started = false;
     this.#refused = null;
     this.#closeKick();
@@ -223,7 +217,6 @@ export class Vring implements TranslatedRing {
     if (host !== null) {
       const state = await end(host);
       if (this.#host === host) {
-        if (reset) host.forget();
         this.#base = encodeBase(state);
         this.#host = null;
         this.#leave(host);
@@ -235,10 +228,11 @@ export class Vring implements TranslatedRing {
 
   /**
    * Stops the ring as `stop` does; it starts afresh. Call and err fds stay. Where it stood can still be asked for: QEMU 7
-   * sets the status to 0 whenever it stops a device, and only then asks for the bases, with which it goes on later.
+   * sets the status to 0 whenever it stops a device, and only then asks for the bases, with which it goes on later. So chains
+   * that nobody has completed stay in the in-flight region as well; a driver that starts over makes its ring anew, which tells.
    */
   async reset(): Promise<void> {
-    this.#baseBeforeReset = await this.stop(true);
+    this.#baseBeforeReset = await this.stop();
     this.#base = null;
     this.#enabled = false;
   }
@@ -361,11 +355,11 @@ export class Vring implements TranslatedRing {
       this.#leave(host);
       throw error;
     }
-    if (this.#enabled) host.enable();
     if (leftovers.any) {
       host.hold(true);
       leftovers.whenNone(() => host.hold(false));
     }
+    if (this.#enabled) host.enable();
   }
 
   /** The in-flight region contradicts itself: nobody can say which chains are done, so the ring must not run. */

@@ -23,8 +23,6 @@ export interface InflightTracker {
   complete(handle: number): void;
   /** Those of the batch's rows 0 to `rows` were. */
   completeRows(chains: Int32Array, rows: number): void;
-  /** Nobody will want the chains in flight again. */
-  forget(): void;
 }
 import { ChainPlaces, type Translation, TranslationMiss } from './translation.js';
 
@@ -136,10 +134,6 @@ export abstract class BaseDeviceVirtqueue implements DeviceVirtqueue {
 
   get parked(): number {
     return this.tracker?.parked ?? 0;
-  }
-
-  forget(): void {
-    if (this.chainsInFlight + this.parked > 0) this.tracker?.forget();
   }
 
   get broken(): VirtqueueError | null {

@@ -51,8 +51,6 @@ export interface DeviceVirtqueue {
    * are not logged; `covered` is told when the last of them that may write is completed, at once if there is none.
    */
   setLog(log: VirtqueueLog | null, covered?: () => void): void;
-  /** The driver has reset the device: chains that are still in flight are forgotten in the in-flight region too. */
-  forget(): void;
   /** Behind an IOMMU: translations came that the ring waited for. */
   translated(): void;
   /**

@@ -240,11 +240,6 @@ export class PackedInflight {
     setOldUsedWrapCounter(u8, 0, wrap);
   }
 
-  /** The driver has given up on all chains, by a reset. */
-  forget(): void {
-    this.#area.forget();
-  }
-
   /** Lists nothing in flight, at the position of the live ring. */
   #start({ used, wrap }: PackedPosition): void {
     this.#area.initialise(this.#size, () => {

@@ -70,11 +70,6 @@ export class InflightArea {
     fill();
     setVersion(this.u16, 0, VERSION);
   }
-
-  /** The chains in it are nobody's any more: whoever starts with it next takes it for fresh. */
-  forget(): void {
-    InflightRegionSplit.setVersion(this.u16, 0, FRESH);
-  }
 }
 
 /** Features, version and number of descriptors, which both formats have at the same place. */

@@ -168,11 +168,6 @@ export class SplitInflight {
     this.#batchLength = 0;
   }
 
-  /** The driver has given up on all chains, by a reset. */
-  forget(): void {
-    this.#area.forget();
-  }
-
   /** Lists nothing in flight and starts at the live ring's index: with 0 there, slot 0 would be taken for completed. */
   #start(ring: SplitRingNow): void {
     this.#area.initialise(ring.size, () => {
