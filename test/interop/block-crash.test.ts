@@ -50,6 +50,14 @@ END
     done`);
 }
 
+/** The memory in which the daemon keeps record for its successor, as QEMU has given it back. */
+function recordOf(daemon: RunningProgram): string | undefined {
+  const maps = readFileSync(`/proc/${daemon.child.pid}/maps`, 'utf8').split('\n');
+  const line = maps.find((each) => each.includes('memfd:inflight'));
+  // Device and inode.
+  return line?.split(/\s+/).slice(3, 5).join(' ');
+}
+
 async function written(guest: Guest): Promise<number> {
   return Number(await guest.read('cat /run/written* 2> /run/why | wc -l'));
 }
@@ -77,6 +85,8 @@ for (const packed of ['off', 'on']) {
           cpus: queues,
         });
         assert.is((await negotiated(guest)).ringPacked, packed === 'on');
+        const record = recordOf(daemon);
+        assert.type(record, 'string', 'QEMU has it keep record of what is in flight');
         await startWriters(guest, queues);
         for (let kill = 0; kill < KILLS; kill++) {
           const before = await written(guest);
@@ -101,6 +111,7 @@ for (const packed of ['off', 'on']) {
           async () => (await written(guest)) >= before + 10 * queues,
           () => `the guest does not go on\n${daemon.output}\n${guest.console}`,
         );
+        assert.is(recordOf(daemon), record, 'the last daemon goes by what the first one began');
         await guest.read(`
           touch /run/stop
           for writer in $(seq 0 ${queues - 1}); do while [ ! -e /run/stopped$writer ]; do usleep 10000; done; done`);
@@ -127,5 +138,31 @@ for (const packed of ['off', 'on']) {
     });
   }
 }
+
+test('QEMU is killed in the middle of its work, again and again: the daemon serves the next one, and has kept what was fsynced', async () => {
+  using folder = new TemporaryFolder();
+  const disk = folder.file('disk');
+  writeFileSync(disk, '');
+  truncateSync(disk, 2 * PART);
+  const socket = folder.file('blk');
+  await using daemon = await startDaemon('vhost-user-blk', socket, [`--blk-file=${disk}`, '--num-queues=2']);
+  for (const packed of ['off', 'on', 'off']) {
+    await using guest = await Guest.boot({
+      devices: blockDevice(socket, `,num-queues=2,packed=${packed}`),
+      cpus: 2,
+    });
+    const mark = `mark-${packed}-${guest.qemu.child.pid}`;
+    await guest.read(`echo ${mark} | dd of=/dev/vda bs=512 count=1 conv=sync,notrunc,fsync 2> /run/why`);
+    assert.is(readFileSync(disk).subarray(0, mark.length).toString(), mark);
+    await startWriters(guest, 2);
+    await eventually(
+      async () => (await written(guest)) >= 8,
+      () => `the guest does not write\n${daemon.output}\n${guest.console}`,
+    );
+    assert.equal(await guest.qemu.terminate('SIGKILL'), { status: null, signal: 'SIGKILL' });
+    assert.is(daemon.exit, null);
+  }
+  assert.equal(await daemon.terminate(), { status: 0, signal: null });
+});
 
 test.run();
