@@ -187,11 +187,23 @@ class InMemoryPlatform implements FakePlatform {
   }
 
   readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array> {
-    return readChannel(this.adoptSocket(fd) as SocketStream, limit, signal);
+    return this.#channel(fd, (stream) => readChannel(stream, limit, signal));
   }
 
   writeChannel(fd: number, bytes: Uint8Array, signal?: AbortSignal): Promise<void> {
-    return writeChannel(this.adoptSocket(fd) as SocketStream, bytes, signal);
+    return this.#channel(fd, (stream) => writeChannel(stream, bytes, signal));
+  }
+
+  /** Takes the fd over in any case: what is no channel is closed too. */
+  #channel<Result>(fd: number, use: (stream: SocketStream) => Promise<Result>): Promise<Result> {
+    let stream: SocketStream;
+    try {
+      stream = this.adoptSocket(fd) as SocketStream;
+    } catch (error) {
+      this.closeFd(fd);
+      return Promise.reject(error as Error);
+    }
+    return use(stream);
   }
 
   createFd(kind: FdKind): number {

@@ -566,6 +566,18 @@ both('every fd and mapping of these tests is gone', ({ platform }) => {
   if (platform === fake) assert.equal([fake.openFds, fake.mappingCount], [[], 0]);
 });
 
+both('what is no channel is refused and closed all the same', async ({ platform }) => {
+  for (const use of [
+    (fd: number) => platform.readChannel(fd, 100),
+    (fd: number) => platform.writeChannel(fd, bytes(1)),
+  ]) {
+    const fd = platform.createSharedMemory('no-channel', 4096n);
+    const error = await use(fd).catch((reason: unknown) => reason);
+    assert.instance(error, PlatformError);
+    assert.throws(() => platform.fdKind(fd), /EBADF|not open/);
+  }
+});
+
 both('the peer’s end is seen in front of what it left to be read', async ({ platform }) => {
   const [one, two] = platform.socketPair();
   const near = platform.adoptSocket(one) as SocketStream;

@@ -351,7 +351,8 @@ export class MessageDraw {
     const random = this.#random;
     if (role === 'kick') return events[random.below(2)]!;
     if (role === 'call' || role === 'err' || role === 'log-notify') return events[2 + random.below(4)]!;
-    if (role === 'backend-channel' || role === 'gpu-socket') return random.pick(sockets);
+    if (role === 'backend-channel' || role === 'gpu-socket' || role === 'device-state')
+      return random.pick(sockets);
     if (role !== null && MEMORY_ROLES.has(role)) {
       if (role === 'inflight' && loot.length > 0 && !random.chance(3)) return random.pick(loot);
       return this.#plan.soundMemory ? scratch : random.pick([scratch, short, ...regions.map(({ fd }) => fd)]);
