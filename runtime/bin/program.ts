@@ -1,5 +1,4 @@
 import { readFileSync } from 'node:fs';
-import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import type { VirtioDevice } from '../device/index.js';
 import { OptionError, VhostUserError } from '../errors.js';
 import { createLinuxPlatform } from '../platform/linux.js';
@@ -13,7 +12,7 @@ import {
   type OptionValues,
   parseOptions,
 } from './option-table.js';
-import { transportOptions, transportPlaces } from './transport-options.js';
+import { featuresOnRequest, transportOptions, transportPlaces } from './transport-options.js';
 
 /** How a program ends. */
 const ExitCode = {
@@ -78,6 +77,7 @@ async function serve<Table extends OptionTable>(
 ): Promise<void> {
   const values = parseOptions({ ...transportOptions, ...program.options }, args);
   const places = transportPlaces(values as OptionValues<typeof transportOptions>, program.several ?? false);
+  const onRequest = featuresOnRequest(values as OptionValues<typeof transportOptions>);
   const level = choiceOption('log-level', values['log-level'] as string | undefined, LOG_LEVELS, 'info');
   const open = program.check(values as OptionValues<Table>, places.length);
   const log = createLog(level, (line) => process.stderr.write(line));
@@ -100,7 +100,7 @@ async function serve<Table extends OptionTable>(
       log,
       signal: stopped.signal,
       poll: values['poll'] === true,
-      withProtocolFeatures: values['postcopy'] === true ? ProtocolFeature.pagefault : 0n,
+      withProtocolFeatures: onRequest,
     };
     const backends = places.map((place, index) => {
       const each = open(platform, index);

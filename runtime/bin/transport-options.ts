@@ -1,6 +1,13 @@
+import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { OptionError } from '../errors.js';
 import { LOG_LEVELS } from './log.js';
-import { integerOption, type OptionTable, type OptionValues } from './option-table.js';
+import { choiceOption, integerOption, type OptionTable, type OptionValues } from './option-table.js';
+
+/** Protocol features that work and are offered only to those who ask: some front-ends take their bits amiss. */
+export const OFFERED_ON_REQUEST = {
+  'inband-notifications': ProtocolFeature.inbandNotifications,
+  'gpa-addresses': ProtocolFeature.gpaAddresses,
+} as const;
 
 /** What every back-end program understands (vhost-user: back-end program conventions). */
 export const transportOptions = {
@@ -9,6 +16,11 @@ export const transportOptions = {
   connect: { help: 'connect to --socket-path instead, where the front-end listens' },
   poll: { help: 'look at the queues without end instead of waiting for kicks; takes a processor whole' },
   postcopy: { help: 'take part in postcopy migration; the front-end can then stall this program' },
+  offer: {
+    value: 'FEATURE',
+    repeatable: true,
+    help: `offer as well ${Object.keys(OFFERED_ON_REQUEST).join(' or ')}; see PROTOCOL.md`,
+  },
   'log-level': { value: 'LEVEL', help: `${LOG_LEVELS.join(', ')}; info when absent` },
   'print-capabilities': { help: 'print what this program can do, as JSON, and exit' },
   help: { help: 'print this text and exit' },
@@ -43,4 +55,14 @@ export function transportPlaces(
     throw new OptionError('ERR_OPTION_CONFLICT', '--socket-path: each device has a path of its own');
   }
   return paths!.map((socketPath) => ({ socketPath, ...(connect && { connect }) }));
+}
+
+/** The protocol features that --offer and --postcopy ask for. Throws OptionError. */
+export function featuresOnRequest(values: OptionValues<typeof transportOptions>): bigint {
+  const names = Object.keys(OFFERED_ON_REQUEST) as (keyof typeof OFFERED_ON_REQUEST)[];
+  let features = values.postcopy === true ? ProtocolFeature.pagefault : 0n;
+  for (const name of values.offer ?? []) {
+    features |= OFFERED_ON_REQUEST[choiceOption('offer', name, names, names[0]!)];
+  }
+  return features;
 }
