@@ -412,14 +412,14 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   /** Goes on with what waits for the in-flight chains, once there are none. */
   #settle(): void {
     if (this.#virtqueue.inFlight > 0 && !(this.#failed && this.#stopped !== null)) return;
-    if (this.#stopped !== null) {
-      this.commit();
-      const stopped = this.#stopped;
+    if (this.#stopped === null && this.#whenQuiet === null) return;
+    // This may break the ring, and whoever hears of that may end it: what is to be done is looked up afterwards.
+    this.commit();
+    const [stopped, action] = [this.#stopped, this.#whenQuiet];
+    if (stopped !== null) {
       this.#stopped = null;
       stopped(this.#virtqueue.state());
-    } else if (this.#whenQuiet !== null) {
-      this.commit();
-      const action = this.#whenQuiet;
+    } else if (action !== null) {
       this.#whenQuiet = null;
       this.#stayClosed = !action();
       this.#refresh();

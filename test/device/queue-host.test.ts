@@ -17,6 +17,7 @@ function open(
   size = 1024,
   device: Partial<VirtioDevice> = {},
   inOrder = false,
+  called: () => void = () => undefined,
 ) {
   const guest = new TestGuest();
   const ring = new RawSplitRing(guest, size);
@@ -56,7 +57,10 @@ function open(
     features: 5n,
     windows: guest.windows,
     loop: new QueueLoop({ spinMicroseconds: 0 }),
-    call: () => calls++,
+    call: () => {
+      calls++;
+      called();
+    },
     onBroken: (error) => broken.push(error),
   });
   const offer = (count: number): void => {
@@ -283,6 +287,25 @@ test('detach while stop waits ends the waiting', async () => {
   const stopped = host.stop();
   host.detach(() => undefined);
   assert.is((await stopped).nextAvailable, 1);
+});
+
+test('a queue that is ended while it tells of its last chain does nothing of what waited for that', async () => {
+  for (const wait of ['whenQuiet', 'stop'] as const) {
+    const { held, serve } = keeper();
+    let released = 0;
+    const { host, offer } = open(serve, 8, {}, false, () => host.detach(() => released++));
+    offer(1);
+    host.enable();
+    await turns(2);
+    let moved = false;
+    const stopped = wait === 'stop' ? host.stop() : undefined;
+    if (wait === 'whenQuiet') host.whenQuiet(() => (moved = true));
+    const { queue, handle } = held[0]!;
+    queue.complete(handle, 0);
+    assert.is(released, 1);
+    assert.not(moved);
+    if (stopped !== undefined) assert.is((await stopped).nextUsed, 1);
+  }
 });
 
 test('whenQuiet runs at once on an idle queue, else behind the last chain; meanwhile nothing is taken', async () => {
