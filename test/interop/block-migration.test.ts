@@ -144,9 +144,12 @@ for (const ring of ['split', 'packed'] as const) {
     await startWriting(source);
     using migration = await LiveMigration.begin(source, target);
     await source.read(readIntoCache);
-    await migration.finish();
-    const sum = await target.run(cachedChecksum, 20_000).catch((error: unknown) => error);
-    assert.is.not((sum as { stdout?: string }).stdout?.trim(), disk.checksumOf(0, READ));
+    // A guest whose rings are stale may not even arrive.
+    const outcome = await migration.finish().then(
+      () => target.run(cachedChecksum, 20_000).catch(() => null),
+      () => null,
+    );
+    assert.is.not(outcome?.stdout.trim(), disk.checksumOf(0, READ));
   });
 }
 

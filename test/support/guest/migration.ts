@@ -64,6 +64,11 @@ export class LiveMigration implements Disposable {
       () => 'the migration does not end',
       60_000,
     );
+    // Before all has arrived QEMU takes it for granted that the guest is to go on as it was, and that is stopped.
+    await eventually(
+      async () => (await this.#to.qmp.execute<{ status: string }>('query-status')).status === 'paused',
+      () => `the guest does not arrive\n${this.#to.qemu.ending}${this.#to.qemu.output}`,
+    );
     await this.#to.qmp.execute('cont');
     await this.#to.qmp.event(({ event }) => event === 'RESUME');
   }
