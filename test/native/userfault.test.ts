@@ -151,6 +151,51 @@ if (permitted !== undefined) {
     });
   }
 
+  test('huge pages come and go as wholes; a machine without any says so', async () => {
+    const HUGE = 2 << 20;
+    let memory: number | undefined;
+    let mapping: Mapping;
+    try {
+      memory = platform.createSharedMemory('huge', BigInt(2 * HUGE), { hugePages: true });
+      mapping = platform.map(memory, 0n, BigInt(2 * HUGE));
+    } catch (error) {
+      assert.match((error as Error).message, /huge pages|ENOMEM/);
+      if (memory !== undefined) platform.closeFd(memory);
+      return;
+    }
+    writeFileSync(image, Buffer.alloc(2 * PAGE, 0x61));
+    const userfault = platform.openUserfault();
+    const server = platform.serveUserfault(userfault.fd);
+    userfault.register(mapping);
+    // The mapping reserves nothing, so a pool without pages shows here.
+    let supplied = false;
+    const failed = errno(() => (supplied = server.copy(mapping.address, new Uint8Array(HUGE).fill(0x7a))));
+    if (!supplied) {
+      assert.ok(failed === undefined || failed === 'ENOMEM', failed);
+      userfault.release();
+      server.close();
+      mapping.unmap();
+      platform.closeFd(memory);
+      return;
+    }
+    const file = platform.openFile(image, { readOnly: false });
+    const write = (offset: number): Promise<number> => {
+      const ended = once<number>((done) => file.onComplete(() => done(file.completions[1]!)));
+      file.queue(BlockOperation.write, 1, 0, 0, Int32Array.of(mapping.firstWindow, offset, PAGE, 0), 0, 1);
+      assert.is(file.submit(), 0);
+      return ended;
+    };
+    server.onFault(() => userfault.withdraw());
+    assert.is(await write(HUGE - PAGE), PAGE);
+    assert.is(readFileSync(image)[0], 0x7a);
+    assert.is(await write(HUGE), -14, 'EFAULT');
+    assert.is(platform.windows.u8[mapping.firstWindow]![HUGE], 0);
+    await file.close();
+    server.close();
+    mapping.unmap();
+    platform.closeFd(memory);
+  });
+
   test('a page is supplied once', () => {
     const missing = new Missing();
     assert.ok(missing.supply(3, 1));
