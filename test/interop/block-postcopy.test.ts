@@ -20,8 +20,8 @@ const READ = 32 * MIB;
 const COPY = 8 * MIB;
 const RECORD = 4096;
 const RECORDS = (DISK - COPY - READ) / RECORD;
-/** So that the rest of the memory takes seconds, during which the guest works. */
-const SLOWLY = 16 * MIB;
+/** So that the rest of the memory is on its way, however slow this machine is, until it is told to hurry. */
+const SLOWLY = 2 * MIB;
 const FAULT = 'vhost_user_postcopy_fault_handler_found';
 
 interface Pair extends AsyncDisposable {

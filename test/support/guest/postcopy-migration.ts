@@ -35,8 +35,9 @@ export class PostcopyMigration implements Disposable {
     await this.#to.qmp.event(({ event }) => event === 'RESUME');
   }
 
-  /** Waits until all of the memory has followed. */
+  /** Lets all of the memory follow, as fast as it can, and waits for it. */
   async memoryFollowed(): Promise<void> {
+    await this.#from.qmp.execute('migrate-set-parameters', { 'max-postcopy-bandwidth': 1 << 30 });
     await eventually(
       async () => (await this.status()) === 'completed',
       () => 'the rest of the memory does not come',
