@@ -316,8 +316,11 @@ if (permitted !== null) {
       guest.disk.write(0, pattern(3)).catch(() => undefined);
       guest.leave();
       guest.withheld = () => true;
-      const arriving = guest.arrive(daemon).catch(() => undefined);
-      while (guest.asked.length === 0) await new Promise(setImmediate);
+      // It breaks off when the guest is closed below; before that it must not.
+      let broken: unknown = null;
+      const arriving = guest.arrive(daemon).catch((error: unknown) => (broken = error));
+      while (guest.asked.length === 0 && broken === null) await new Promise(setImmediate);
+      assert.is(broken, null, String(broken));
       guest.close();
       await arriving;
       await daemon.logs(/session ended/);
