@@ -98,7 +98,9 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
   }
 
   yieldQueue(queue: DeviceQueue): void {
-    if ((queue.index & 1) === 0) this.#receive[queue.index >> 1]?.yield();
+    const pair = queue.index >> 1;
+    if ((queue.index & 1) === 0) this.#receive[pair]?.yield();
+    else this.#transmit[pair]?.stop();
   }
 
   stopQueue(queue: DeviceQueue): void {

@@ -101,6 +101,16 @@ test('echo drops what waits for buffers of a queue that is disabled or stopped',
   }
 });
 
+test('echo gives back what waits for buffers when its ring has to be quiet', () => {
+  const station = new Station((memory) => new EchoPort(memory));
+  for (let i = 0; i < 10; i++) station.send(frame(60, i));
+  station.serve(station.transmit);
+  assert.is(station.transmit.completed.length, 0);
+  station.device.yieldQueue(station.transmit);
+  assert.is(station.transmit.completed.length, 10);
+  assert.is(station.device.counters.transmitLinkDown, 10);
+});
+
 test('echo goes on with a pair that waits for the buffers of another', () => {
   const platform = createFakePlatform();
   const device = new NetDevice(new EchoPort(new PlatformPacketMemory(platform)), { queuePairs: 2 });
