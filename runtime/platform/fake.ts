@@ -187,7 +187,7 @@ class InMemoryPlatform implements FakePlatform {
   }
 
   readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array> {
-    return this.#channel(fd, (stream) => readChannel(stream, limit, signal));
+    return this.#channel(fd, (stream) => readChannel(stream, (stray) => this.closeFd(stray), limit, signal));
   }
 
   writeChannel(fd: number, bytes: Uint8Array, signal?: AbortSignal): Promise<void> {

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'uvu';
@@ -576,6 +576,21 @@ both('what is no channel is refused and closed all the same', async ({ platform 
     assert.instance(error, PlatformError);
     assert.throws(() => platform.fdKind(fd), /EBADF|not open/);
   }
+});
+
+both('fds that come with the bytes of a channel are left to nobody', async ({ platform }) => {
+  const [one, two] = platform.socketPair();
+  const far = platform.adoptSocket(two) as SocketStream;
+  const fds = (): number => (platform === fake ? fake.openFdCount : readdirSync('/proc/self/fd').length);
+  const stray = platform.createEventFd();
+  far.send(bytes(1, 2, 3), [stray]);
+  platform.closeFd(stray);
+  const before = fds();
+  const read = platform.readChannel(one, 100);
+  far.close();
+  assert.equal([...(await read)], [1, 2, 3]);
+  assert.ok(fds() < before, 'the channel itself is closed, and nothing came in its place');
+  await until(() => fds() <= before - 2);
 });
 
 both('the peer’s end is seen in front of what it left to be read', async ({ platform }) => {

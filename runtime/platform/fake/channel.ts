@@ -3,8 +3,13 @@ import type { SocketStream } from '../platform.js';
 
 const PIECE = 4096;
 
-/** See Platform.readChannel; pipes are stream sockets here. */
-export function readChannel(stream: SocketStream, limit: number, signal?: AbortSignal): Promise<Uint8Array> {
+/** See Platform.readChannel; pipes are stream sockets here. Fds that come with the bytes are nobody's: `closeFd` ends them. */
+export function readChannel(
+  stream: SocketStream,
+  closeFd: (fd: number) => void,
+  limit: number,
+  signal?: AbortSignal,
+): Promise<Uint8Array> {
   const pieces: Uint8Array[] = [];
   let length = 0;
   return transfer(stream, signal, (ready) => {
@@ -12,7 +17,9 @@ export function readChannel(stream: SocketStream, limit: number, signal?: AbortS
     return () => {
       for (;;) {
         const piece = new Uint8Array(PIECE);
-        const count = stream.receive(piece, []);
+        const fds: number[] = [];
+        const count = stream.receive(piece, fds);
+        fds.forEach(closeFd);
         if (count < 0) return null;
         if (count === 0) return { value: new Uint8Array(Buffer.concat(pieces)) };
         pieces.push(piece.subarray(0, count));
