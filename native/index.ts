@@ -83,6 +83,8 @@ export interface Addon {
   blockCompletions(file: number): ArrayBuffer;
   /** Operations that ended since the last published ones, or a negative errno; without `publish` 0. */
   blockSubmit(file: number, count: number, publish: number): number;
+  /** 1 when somebody else may write to the image, 0 when nobody, a negative errno when the file system cannot tell. */
+  blockHeldElsewhere(file: number): number;
   blockClose(file: number): void;
 
   /** Gives [fd, name of the device]. */

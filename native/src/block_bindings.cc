@@ -6,6 +6,7 @@
 #include "block_file.h"
 #include "environment.h"
 #include "fd.h"
+#include "image_lock.h"
 #include "javascript.h"
 
 namespace vhost_user {
@@ -58,6 +59,14 @@ Napi::Value Completions(const Napi::CallbackInfo& info) {
   return FileArgument(info).completions().ToArrayBuffer(info.Env());
 }
 
+/// blockHeldElsewhere(file) -> 1 when another process, or what one has left to the kernel, may write to the
+/// image, 0 when nobody does, a negative errno when the file system cannot tell
+Napi::Value HeldElsewhere(const Napi::CallbackInfo& info) {
+  const Image& image = FileArgument(info).image();
+  int32_t held = image.lock_error != 0 ? -image.lock_error : ImageLockedElsewhere(image);
+  return Napi::Number::New(info.Env(), held);
+}
+
 /// blockClose(file). Nothing may be pending.
 Napi::Value Close(const Napi::CallbackInfo& info) {
   FileArgument(info);
@@ -83,6 +92,7 @@ void ExportBlockFiles(Napi::Object exports) {
   Export<Size>(exports, "blockSize");
   Export<Tables>(exports, "blockTables");
   Export<Completions>(exports, "blockCompletions");
+  Export<HeldElsewhere>(exports, "blockHeldElsewhere");
   Export<Close>(exports, "blockClose");
   ExportRaw(exports, "blockSubmit", Submit);
 }

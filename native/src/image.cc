@@ -11,6 +11,7 @@
 #include <fstream>
 
 #include "fd.h"
+#include "image_lock.h"
 #include "javascript.h"
 
 namespace vhost_user {
@@ -68,6 +69,7 @@ Image Image::Open(const std::string& path, bool read_only, bool direct) {
   image.can_discard =
       !read_only && (device ? DeviceDiscards(file.st_rdev) : FileDiscards(image.file.get(), size));
   if (direct) image.direct = OpenPath(path, access | O_DIRECT);
+  image.lock_error = LockImage(image);
   return image;
 }
 

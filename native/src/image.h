@@ -19,6 +19,7 @@ struct Image {
   bool read_only;
   bool in_memory;  // cannot block
   bool can_discard;
+  int32_t lock_error;  // why the mark of image_lock.h is not on it; 0 when it is
 };
 
 }  // namespace vhost_user

@@ -66,6 +66,11 @@ export interface VirtioDevice {
    * queues are served.
    */
   letsGo?(index: number): boolean;
+  /**
+   * Chains are to be resumed that another process had in flight. Resolves when nothing is written any more that it has begun
+   * outside of guest memory; until then no queue is served that starts. Asked once; null when there is nothing to wait for.
+   */
+  settled?(): Promise<void> | null;
   /** Network devices: has the network learn that the address `mac`, six bytes, is here now (SEND_RARP). */
   announce?(mac: Uint8Array): void;
   /** Network devices: the front-end sets the MTU (NET_SET_MTU). Returns false to refuse. */

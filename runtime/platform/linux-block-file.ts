@@ -112,6 +112,12 @@ export class LinuxBlockFile implements BlockFile {
     this.#callback = callback;
   }
 
+  heldElsewhere(): boolean | null {
+    if (this.readOnly || this.#closing !== undefined) return false;
+    const held = this.#addon.blockHeldElsewhere(this.#file);
+    return held < 0 ? null : held > 0;
+  }
+
   close(): Promise<void> {
     this.#closing ??= new Promise((resolve) => {
       this.#closed = resolve;

@@ -288,6 +288,11 @@ export interface BlockFile extends Disposable {
   readonly completions: Int32Array;
   /** Called on the loop with the number of pairs now in `completions`. */
   onComplete(callback: (count: number) => void): void;
+  /**
+   * Whether somebody else has the file open for writing through this interface, or the kernel still writes for a process
+   * that had and is gone. Null when the file system cannot tell; false for a file that is read-only here, or closed.
+   */
+  heldElsewhere(): boolean | null;
   /** Ends when nothing is pending; the fd is closed then. No new work is taken. */
   close(): Promise<void>;
 }

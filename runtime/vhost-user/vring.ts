@@ -355,6 +355,7 @@ export class Vring implements TranslatedRing {
       this.#leave(host);
       throw error;
     }
+    if (virtqueue.parked > 0) leftovers.resuming(device, (cause) => host.fail(cause));
     if (leftovers.any) {
       host.hold(true);
       leftovers.whenNone(() => host.hold(false));

@@ -72,6 +72,15 @@ export class RecordingDevice implements VirtioDevice {
     this.queues.delete(queue.index);
     this.events.push(`stop ${queue.index}`);
   }
+  /** How often it was asked what another process still writes. */
+  asked = 0;
+  /** What it answers to that. */
+  settling: Promise<void> | null = null;
+
+  settled(): Promise<void> | null {
+    this.asked++;
+    return this.settling;
+  }
   letsGo(): boolean {
     return this.lets;
   }

@@ -433,4 +433,64 @@ test('a front-end that comes back is served when the old chains have ended: no l
   second.frontend.close();
 });
 
+test('chains of a process before are resumed when nothing is written any more that it began', async () => {
+  const talk = await open();
+  const { platform } = talk;
+  const guest = new SharedGuest(platform);
+  const { fd, size } = await region(talk);
+  talk.frontend.send(Request.setInflightFd, description(size, 0, 4, 16), { fds: [fd] });
+  talk.device.hold = true;
+  const rings = [0, 1].map((index) => RunningRing.start(talk, guest, { index }));
+  for (const ring of rings) ring.offer();
+  await until(() => talk.device.held.length === 2, 'a chain of each ring is with the device');
+  assert.is(talk.device.asked, 0, 'nothing is resumed');
+  await talk.close();
+
+  const next = await open(platform);
+  let settle!: () => void;
+  next.device.settling = new Promise((resolve) => (settle = resolve));
+  next.frontend.send(Request.setInflightFd, description(size, 0, 4, 16), { fds: [fd] });
+  const again = [0, 1].map((index) => RunningRing.start(next, guest, { index, base: 0 }));
+  await next.frontend.ask(Request.getFeatures);
+  await turns(20);
+  assert.is(next.device.asked, 1, 'once, not for each ring');
+  assert.equal(
+    [next.device.served, ...again.map(({ ring }) => ring.usedIndex)],
+    [0, 0, 0],
+    'the conversation goes on, the rings wait',
+  );
+  settle();
+  for (const ring of again) await ring.used(1);
+  await next.close();
+});
+
+test('a device that fails to say what another process still writes loses the ring that asked', async () => {
+  const cause = new Error('no idea');
+  const throws = (): null => {
+    throw cause;
+  };
+  for (const fails of [() => Promise.reject(cause), throws]) {
+    const talk = await open();
+    const { platform } = talk;
+    const guest = new SharedGuest(platform);
+    const { fd, size } = await region(talk);
+    talk.frontend.send(Request.setInflightFd, description(size, 0, 4, 16), { fds: [fd] });
+    talk.device.hold = true;
+    RunningRing.start(talk, guest).offer();
+    await until(() => talk.device.held.length === 1, 'a chain is with the device');
+    await talk.close();
+
+    const next = await open(platform);
+    next.device.settled = fails;
+    next.frontend.send(Request.setInflightFd, description(size, 0, 4, 16), { fds: [fd] });
+    const [again, other] = [0, 1].map((index) => RunningRing.start(next, guest, { index, base: 0 }));
+    other!.offer();
+    await other!.used(1);
+    assert.is(again!.ring.usedIndex, 0);
+    assert.is(again!.err.take(), 1n);
+    assert.match(next.logs.map(({ message }) => message).join(), /the device failed: no idea/);
+    await next.close();
+  }
+});
+
 test.run();

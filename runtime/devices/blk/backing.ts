@@ -46,6 +46,11 @@ export interface BlockBacking {
   readonly completions: Int32Array;
   /** Called with the number of pairs in `completions` when operations end that `submit` did not report. One callback. */
   onComplete(callback: (count: number) => void): void;
+  /**
+   * Whether somebody else may still write to the medium: another process, or the kernel for one that was killed. Null when
+   * nobody can say. Absent when the medium is this process's own.
+   */
+  heldElsewhere?(): boolean | null;
   /** Ends when nothing is pending. */
   close(): Promise<void>;
 }

@@ -18,6 +18,7 @@ import { BlockConfiguration } from './configuration.js';
 import { type BlockDeviceOptions, checkOptions, offeredFeatures, RANGE_SECTORS_MAX } from './options.js';
 import { RangeList } from './ranges.js';
 import { BlockRequest } from './request.js';
+import { othersSettled } from './predecessor.js';
 import { RequestSlots, SlotColumn } from './request-slots.js';
 
 /** Bytes of one read or write at most: what moves is counted in an int32, and the kernel moves no more at once. */
@@ -42,6 +43,7 @@ export class BlockDevice implements VirtioDevice {
 
   readonly #backing: BlockBacking;
   readonly #id: Uint8Array;
+  readonly #settleLimit: number;
   readonly #slots: RequestSlots;
   readonly #batch: ChainBatch;
   readonly #request = new BlockRequest();
@@ -66,6 +68,7 @@ export class BlockDevice implements VirtioDevice {
     const checked = checkOptions(backing, options);
     this.#backing = backing;
     this.#id = checked.id;
+    this.#settleLimit = checked.settleLimit;
     this.queueCount = checked.queueCount;
     this.maxQueueSize = checked.queueSize;
     // Header, seg_max segments, status.
@@ -97,6 +100,15 @@ export class BlockDevice implements VirtioDevice {
   attach(host: DeviceHost): void {
     this.#host = host;
     this.#complaints = 0;
+  }
+
+  /**
+   * A process that was killed may have left writes to the kernel. They are over when nobody else holds the medium; for that
+   * long, and no longer than `settleLimit`, its requests are not made again.
+   */
+  settled(): Promise<void> | null {
+    const log: DeviceHost['log'] = (...line) => this.#host?.log(...line);
+    return othersSettled(this.#backing, this.#settleLimit, log);
   }
 
   setFeatures(features: bigint): void {

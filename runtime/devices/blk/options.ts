@@ -17,6 +17,8 @@ export interface BlockDeviceOptions {
   readonly rangesMax?: number;
   /** What GET_ID answers: up to 20 bytes of UTF-8. */
   readonly serial?: string;
+  /** Milliseconds that requests of a killed process wait for its last writes, see `BlockDevice.settled`; 2000 when absent. */
+  readonly settleLimit?: number;
 }
 
 export interface CheckedOptions {
@@ -26,6 +28,7 @@ export interface CheckedOptions {
   readonly rangesMax: number;
   /** 20 bytes, zero padded. */
   readonly id: Uint8Array;
+  readonly settleLimit: number;
 }
 
 /** The largest logical block, in bytes. */
@@ -48,6 +51,7 @@ export function checkOptions(backing: BlockBacking, options: BlockDeviceOptions)
     queueSize - 2,
   );
   const rangesMax = integer('rangesMax', options.rangesMax ?? 16, 1, 256);
+  const settleLimit = integer('settleLimit', options.settleLimit ?? 2000, 0, 2 ** 31 - 1);
   const serial = new TextEncoder().encode(options.serial ?? 'vhost-user-blk');
   if (serial.byteLength > BLK_ID_SIZE) {
     throw configurationError(
@@ -60,7 +64,7 @@ export function checkOptions(backing: BlockBacking, options: BlockDeviceOptions)
   }
   const id = new Uint8Array(BLK_ID_SIZE);
   id.set(serial);
-  return { queueCount, queueSize, segmentsMax, rangesMax, id };
+  return { queueCount, queueSize, segmentsMax, rangesMax, id, settleLimit };
 }
 
 /** What the device offers: what it serves in full, and nothing else. */

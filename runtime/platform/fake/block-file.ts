@@ -35,6 +35,8 @@ export class FakeImage {
   endsAtOnce: (operation: FakeOperation) => boolean = () => true;
   /** Which of the waiting operations ends next; the index of one. First in, first out when left alone. */
   next: (waiting: readonly FakeOperation[]) => number = () => 0;
+  /** What files of the image say of others who write to it. */
+  heldElsewhere: boolean | null = false;
   /** Operations that ended, in order. */
   readonly log: FakeOperation[] = [];
   readonly files = new Set<FakeBlockFile>();
@@ -196,6 +198,10 @@ export class FakeBlockFile implements BlockFile {
         this.#settleClose();
       }
     });
+  }
+
+  heldElsewhere(): boolean | null {
+    return this.readOnly || this.#closing !== null ? false : this.#image.heldElsewhere;
   }
 
   close(): Promise<void> {
