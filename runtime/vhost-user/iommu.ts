@@ -147,7 +147,7 @@ export class SessionIommu {
           const pinned = (range: AddressRange) => this.#ringLiesIn(range);
           const removed = this.#iotlb.update(iova, size, userAddress, permission, pinned);
           const answer = this.#withdraw(removed);
-          this.#answered(Number(iova), Number(iova + size));
+          this.#answered(Number(iova), Number(iova + size), permission);
           return answer;
         }
         case IotlbType.invalidate:
@@ -248,11 +248,18 @@ export class SessionIommu {
     }
   }
 
-  /** A ring goes on when nothing that it waits for is missing any more. */
-  #answered(start: number, end: number): void {
+  /**
+   * A ring goes on when nothing that it waits for is missing any more. An update that does not allow what was asked for
+   * answers it with no, unless it answers the other question about that page: front-ends may grant reading first.
+   */
+  #answered(start: number, end: number, permission: number): void {
     const rings = new Set<TranslatedRing>();
+    const asked = new Set(this.#misses.keys());
     for (const [key, { fault, rings: waiting }] of this.#misses) {
       if (fault.address < start || fault.address >= end) continue;
+      const other = fault.write ? key - 1 : key + 1;
+      if (!grants(permission, fault) && asked.has(other) && grants(permission, { write: !fault.write }))
+        continue;
       this.#misses.delete(key);
       for (const ring of waiting) rings.add(ring);
     }
@@ -280,6 +287,10 @@ export function whenDone(start: (done: () => void) => void): Promise<void> | nul
     }),
   );
   return finished ? null : promise;
+}
+
+function grants(permission: number, { write }: { readonly write: boolean }): boolean {
+  return (permission & (write ? Access.write : Access.read)) !== 0;
 }
 
 function iotlbMessage({ address, write }: Fault, type: IotlbType): IotlbMessage {

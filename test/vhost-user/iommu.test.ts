@@ -283,6 +283,46 @@ for (const format of ['split', 'packed'] as const) {
     assert.is(session.byte(11 * PAGE), 0);
   });
 
+  named('reading granted first answers no question about writing to the same page', async (session) => {
+    session.start();
+    await session.question();
+    await session.question();
+    await session.map(IOVA, PAGE, PAGE, R);
+    await turns(10);
+    assert.is(session.err.take(), 0n, 'the ring waits for the other answer');
+    await session.map(IOVA, PAGE);
+    session.offer([
+      { address: 0x5000, length: 8 },
+      { address: 0x5100, length: 8, flags: WRITE },
+    ]);
+    assert.equal(await session.question(), { iova: 0x5000, permission: R, type: Type.miss });
+    assert.equal(await session.question(), { iova: 0x5100, permission: W, type: Type.miss });
+    await session.map(0x5000, 8 * PAGE, PAGE, R);
+    await session.unused(0);
+    await session.map(0x5000, 8 * PAGE);
+    await session.used(1);
+    assert.is(session.byte(8 * PAGE + 0x100), 0x41);
+  });
+
+  named(
+    'a question about writing that is answered by a page for reading is a failed access',
+    async (session) => {
+      await session.map(IOVA, PAGE);
+      session.start();
+      session.offer([
+        { address: 0x5000, length: 8 },
+        { address: 0x5100, length: 8, flags: WRITE },
+      ]);
+      await session.question();
+      await session.question();
+      await session.map(0x5000, 8 * PAGE, PAGE, R);
+      await session.nothingAsked();
+      await session.map(0x5000, 8 * PAGE, PAGE, R);
+      assert.equal(await session.question(), { iova: 0x5100, permission: W, type: Type.fail });
+      await session.unused(0);
+    },
+  );
+
   named('C1: a buffer over entries that do not continue each other in memory', async (session) => {
     await session.map(IOVA, PAGE);
     await session.map(0x5000, 20 * PAGE);
