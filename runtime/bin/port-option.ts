@@ -10,7 +10,8 @@ import { OptionError, PlatformError } from '../errors.js';
 import type { Platform } from '../platform/platform.js';
 import { integerOption } from './option-table.js';
 
-export const PORT_HELP = 'switch, tap:NAME, echo, sink, source[:BYTES] or pcap:FILE; switch when absent';
+const PORTS = 'switch, tap:NAME, echo, sink, source[:BYTES] or pcap:FILE';
+export const PORT_HELP = `${PORTS}; switch when absent`;
 
 /** Makes the ports of the devices of one process. */
 export type MakePort = (platform: Platform) => NetPort;
@@ -58,7 +59,7 @@ export function portOption(text = 'switch', count: number, pairs: number): MakeP
       return (platform) => openPcap(platform, argument);
     }
     default:
-      throw new OptionError('ERR_OPTION_VALUE', `--port: "${text}" is none of ${PORT_HELP}`);
+      throw new OptionError('ERR_OPTION_VALUE', `--port: "${text}" is none of ${PORTS}`);
   }
 }
 

@@ -139,12 +139,16 @@ export class VirtioDriver implements Disposable {
     return bases.map((base, index) => this.#checkedBase(index, base));
   }
 
-  /** Starts the rings that `stopRings` stopped from where they stand, with what is still in them. */
+  /**
+   * Starts the rings that `stopRings` stopped from where they stand, with what is still in them. Those that were disabled
+   * stay so.
+   */
   async resumeRings(signal?: AbortSignal): Promise<void> {
-    await this.frontend.startVrings(
-      this.#rings.map((ring, index) => this.#setup(index, ring)),
-      signal,
-    );
+    const setups = this.#rings.map((ring, index) => ({
+      ...this.#setup(index, ring),
+      enabled: this.frontend.vring(index)?.enabled ?? true,
+    }));
+    await this.frontend.startVrings(setups, signal);
   }
 
   /** Starts every ring with fresh areas, from `states` on if they are given. Nothing may be under way. */

@@ -144,6 +144,27 @@ test('trap 1: a packed base of 16 bits, as DPDK sends it, is where both cursors 
   );
 });
 
+test('a ring that was disabled stays so when the rings are stopped and go on', async () => {
+  await withDriver(
+    'split',
+    () => 0,
+    async ({ driver, backend }) => {
+      await driver.frontend.enableVring(1, false);
+      await driver.stopRings();
+      const before = backend.names.length;
+      await driver.resumeRings();
+      const enabled = backend.seen
+        .slice(before)
+        .filter((_, i) => backend.names[before + i]!.startsWith('setVringEnable'));
+      assert.equal(
+        enabled.map(({ payload }) => [...payload]),
+        [[...bytes(0, 1)]],
+      );
+      assert.is(driver.frontend.vring(1)!.enabled, false);
+    },
+  );
+});
+
 test('a back-end that says that a ring is broken fails what waits there, and nothing else', async () => {
   await withDriver(
     'split',

@@ -143,7 +143,7 @@ function sectorOf(position: number, length: number): number {
   if (position % BLK_SECTOR_SIZE !== 0 || length % BLK_SECTOR_SIZE !== 0 || position < 0 || length <= 0) {
     throw new DeviceError(
       'ERR_DEVICE_REQUEST',
-      `position ${position} and length ${length} must be multiples of ${BLK_SECTOR_SIZE}`,
+      `position ${position} and length ${length} must be multiples of ${BLK_SECTOR_SIZE}, the length not 0`,
     );
   }
   return position / BLK_SECTOR_SIZE;

@@ -79,12 +79,15 @@ export class BlockPipeline implements Disposable, QueueUser {
     if (
       blockLength % BLK_SECTOR_SIZE !== 0 ||
       blockLength <= 0 ||
-      positions.some((each) => each % BLK_SECTOR_SIZE !== 0)
+      positions.some((each) => each % BLK_SECTOR_SIZE !== 0 || each < 0)
     ) {
       throw new DeviceError(
         'ERR_DEVICE_REQUEST',
         `positions and length must be multiples of ${BLK_SECTOR_SIZE}`,
       );
+    }
+    if (positions.length === 0 && (batch.requests ?? 0) > 0) {
+      throw new DeviceError('ERR_DEVICE_REQUEST', `${batch.requests} requests need a position`);
     }
     this.#queue = queue;
     this.#batch = batch;

@@ -95,7 +95,7 @@ export class Frontend extends DeviceLink {
 
   // --- rings
 
-  /** Sets rings up and starts them, then enables those that are to be; each is kicked once. */
+  /** Sets rings up that do not run and starts them, then enables those that are to be; each is kicked once. */
   async startVrings(setups: readonly VringSetup[], signal?: AbortSignal): Promise<void> {
     const vrings = setups.map((setup) => {
       const { queueCount } = this.negotiated;
@@ -107,10 +107,12 @@ export class Frontend extends DeviceLink {
           `ring ${setup.index}: the back-end serves ${queueCount} ${what}`,
         );
       }
-      const vring = this.#vring(setup.index);
-      vring.prepare(setup);
-      return vring;
+      return this.#vring(setup.index);
     });
+    // A ring that moves is not told of another size or place.
+    const running = vrings.find(({ started }) => started);
+    if (running !== undefined) throw new VhostError('ERR_VHOST_STATE', `ring ${running.index} runs already`);
+    for (const [i, setup] of setups.entries()) vrings[i]!.prepare(setup);
     if (![...this.#vrings.values()].some(({ started }) => started)) await this.#trackInflight(vrings, signal);
     await this.#startAll(vrings, signal);
   }

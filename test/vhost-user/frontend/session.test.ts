@@ -149,6 +149,19 @@ test('queue pairs are enabled and disabled while they run', async () => {
   });
 });
 
+test('a ring that runs is not started again, and nothing is said of it', async () => {
+  await session({}, {}, async ({ frontend, backend }) => {
+    await start(frontend, 1);
+    const news = since(backend);
+    const before = frontend.vring(0)!.setup;
+    const error = (await start(frontend, 2).catch((reason: unknown) => reason)) as VhostError;
+    assert.equal([error.code, error.message], ['ERR_VHOST_STATE', 'ring 0 runs already']);
+    assert.equal(news(), []);
+    assert.is(frontend.vring(0)!.setup, before);
+    assert.is(frontend.vring(0)!.base, 0);
+  });
+});
+
 for (const slots of [false, true]) {
   test(`trap 12: memory is plugged with rings paused, ${slots ? 'slot by slot' : 'as a new table'}`, async () => {
     await session(slots ? { getProtocolFeatures: SLOTS } : {}, {}, async (world) => {
