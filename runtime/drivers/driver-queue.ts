@@ -274,6 +274,8 @@ export class DriverQueue {
   }
 
   #ready(): boolean {
+    // Whoever hung up has given the ring's memory back as well: the end is told in a moment.
+    if (this.ram.regions.length === 0) return false;
     return this.#link.polled === true ? this.#driver.hasUsed() : this.#driver.enableCalls();
   }
 

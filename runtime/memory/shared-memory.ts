@@ -208,6 +208,9 @@ export class SharedMemory implements Disposable {
       buffer.bytes.fill(0);
       return buffer;
     }
+    if (this.#disposed) {
+      throw new GuestMemoryError('ERR_GUEST_MEMORY_LIMIT', 'the guest memory was given back');
+    }
     throw new GuestMemoryError(
       'ERR_GUEST_MEMORY_LIMIT',
       `no ${length} contiguous bytes are left in ${region < 0 ? 'guest memory' : `region ${region}`}`,

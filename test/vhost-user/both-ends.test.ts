@@ -148,6 +148,15 @@ for (const [where, create] of [
     await end(one, two);
   });
 
+  test(`${where}: who waits for a queue while its driver is closed is told so`, async () => {
+    const world = await start(create(), new SharedObjectRegistry());
+    const [queue] = world.driver.queues;
+    const waiting = code(queue!.called());
+    world.driver.close();
+    assert.is(await waiting, 'ERR_VHOST_DISCONNECTED');
+    await end(world);
+  });
+
   test(`${where}: a host notifier comes, goes with its ring, and is withdrawn`, async () => {
     const platform = create();
     const world = await start(platform, new SharedObjectRegistry());
