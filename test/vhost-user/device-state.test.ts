@@ -227,6 +227,24 @@ test('CHECK_DEVICE_STATE waits for the end of the channel, and says when the dev
   await talk.close();
 });
 
+test('a direction or a phase of later versions is refused by the answer, and the session goes on', async () => {
+  const talk = await open();
+  for (const [direction, phase] of [
+    [SAVE, 1],
+    [LOAD, 0xffff_ffff],
+    [2, 0],
+  ] as const) {
+    const [mine, theirs] = talk.platform.socketPair();
+    const before = talk.platform.openFdCount;
+    const reply = await talk.frontend.ask(SET, bytes(direction, phase), { fds: [theirs] });
+    assert.is(u64Of(reply), NO_FD | 1n, `direction ${direction}, phase ${phase}`);
+    assert.equal(reply.fds, []);
+    assert.is(talk.platform.openFdCount, before, 'the back-end keeps no channel');
+    for (const fd of [mine, theirs]) talk.platform.closeFd(fd);
+  }
+  await talk.close();
+});
+
 test('CHECK_DEVICE_STATE without a transfer fails', async () => {
   const talk = await open();
   assert.is(await check(talk), 1n);

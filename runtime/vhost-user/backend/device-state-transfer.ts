@@ -1,7 +1,7 @@
 import { VhostError } from '../../errors.js';
 import type { VirtioDevice } from '../../device/virtio-device.js';
 import type { Platform } from '../../platform/platform.js';
-import { DeviceStateDirection } from '../../../generated/vhost-user/payloads.js';
+import { DeviceStateDirection, DeviceStatePhase } from '../../../generated/vhost-user/payloads.js';
 import type { OwnedFd } from '../fd-bundle.js';
 import { packState, unpackState } from '../device-state.js';
 
@@ -29,8 +29,15 @@ export class DeviceStateTransfers implements Disposable {
   }
 
   /** SET_DEVICE_STATE_FD. Takes the fd over once nothing is wrong. Throws VhostError and what the device throws. */
-  begin(direction: DeviceStateDirection, fd: OwnedFd): void {
+  begin(direction: number, phase: number, fd: OwnedFd): void {
     const { platform, device, limit, suspended } = this.#options;
+    const { save, load } = DeviceStateDirection;
+    if ((direction !== save && direction !== load) || phase !== DeviceStatePhase.stopped) {
+      throw new VhostError(
+        'ERR_VHOST_PAYLOAD',
+        `expected device state to be saved or loaded while stopped, got direction ${direction} in phase ${phase}`,
+      );
+    }
     if (!suspended()) {
       throw new VhostError('ERR_VHOST_STATE', 'device state moves only while every ring is stopped');
     }
@@ -43,7 +50,7 @@ export class DeviceStateTransfers implements Disposable {
     }
     const abort = new AbortController();
     let work: Promise<void>;
-    if (direction === DeviceStateDirection.save) {
+    if (direction === save) {
       const state = packState(device.deviceId, device.saveState!());
       work = platform.writeChannel(fd.release(), state, abort.signal);
     } else {

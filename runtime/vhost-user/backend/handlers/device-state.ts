@@ -8,10 +8,10 @@ const FAILURE = 1n;
 
 /** The device's state, for a migration. These two say in their replies that they failed, whoever asks. */
 export const deviceStateHandlers: Handlers<'setDeviceStateFd' | 'checkDeviceState'> = {
-  setDeviceStateFd: (session, { direction }, fds) => {
+  setDeviceStateFd: (session, { direction, phase }, fds) => {
     using fd = fds.take()!;
     try {
-      session.deviceState.begin(direction, fd);
+      session.deviceState.begin(direction, phase, fd);
       return NO_FD;
     } catch (error) {
       refused(session, 'VHOST_USER_SET_DEVICE_STATE_FD', error);
