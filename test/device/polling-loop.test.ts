@@ -2,7 +2,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { PollingLoop } from '../../runtime/device/polling-loop.js';
 import type { LoopQueue, QueueScheduler } from '../../runtime/device/queue-scheduler.js';
-import { turns } from '../support/raw-frontend.js';
+import { turns, until } from '../support/raw-frontend.js';
 
 const test = suite('the loop that polls');
 
@@ -36,8 +36,12 @@ async function withQueues(
   const loop = new PollingLoop();
   const queues = Array.from({ length: count }, () => new StubQueue());
   for (const queue of queues) loop.add(queue);
-  await use(loop, ...queues);
-  for (const queue of queues) loop.remove(queue);
+  try {
+    await use(loop, ...queues);
+  } finally {
+    // What is left polls on, and the process would not end.
+    for (const queue of queues) loop.remove(queue);
+  }
 }
 
 test('chains are served without a kick, and none is asked for', () =>
@@ -45,8 +49,8 @@ test('chains are served without a kick, and none is asked for', () =>
     for (let i = 0; i < 3; i++) {
       first!.work = 35;
       second!.work = 5;
-      await turns(2);
-      assert.equal([first!.work, second!.work], [0, 0]);
+      // How many turns fit into a slice is the machine's business.
+      await until(() => first!.work === 0 && second!.work === 0, 'all is served');
     }
     assert.equal([first!.turnsTaken, second!.turnsTaken], [12, 3]);
   }));
