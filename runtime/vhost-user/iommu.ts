@@ -44,6 +44,8 @@ interface Miss {
 /** What is asked for once; an answer may cover more or less. */
 const PAGE = 4096;
 const REFUSED = 1n;
+/** Answers that are remembered. Beyond that a page that was granted for one way of access is not asked for the other again. */
+const SETTLED_MAX = 65_536;
 
 /**
  * A session's side of the IOTLB protocol, in force while ACCESS_PLATFORM is negotiated. Addresses in descriptors and of rings
@@ -64,6 +66,8 @@ export class SessionIommu {
   #mapped: Iotlb['runs'];
   /** By page, twice, plus one for writing. */
   readonly #misses = new Map<number, Miss>();
+  /** Questions that were answered, by the same keys, as long as what came for them is there. */
+  readonly #settled = new Set<number>();
 
   constructor(options: IommuOptions) {
     this.#options = options;
@@ -92,6 +96,7 @@ export class SessionIommu {
         return current();
       },
       missed: (faults) => this.#missed(ring, faults),
+      mayGrant: (fault) => this.#mayGrant(fault),
       denied: (fault) => this.#denied(fault),
     };
   }
@@ -117,6 +122,11 @@ export class SessionIommu {
         continue;
       }
       if ((run.permission & access) !== access) {
+        if (this.#mayGrant({ address: at, write })) {
+          faults.push({ address: at, write });
+          at = (Math.floor(at / PAGE) + 1) * PAGE;
+          continue;
+        }
         this.#denied({ address: at, write });
         throw new VirtqueueError('ERR_VIRTQ_CONFIGURATION', ring.index, `${name}: it may not be used so`);
       }
@@ -146,12 +156,17 @@ export class SessionIommu {
           }
           const pinned = (range: AddressRange) => this.#ringLiesIn(range);
           const removed = this.#iotlb.update(iova, size, userAddress, permission, pinned);
+          const [start, end] = [Number(iova), Number(iova + size)];
+          this.#unsettle(removed, start, end);
           const answer = this.#withdraw(removed);
-          this.#answered(Number(iova), Number(iova + size), permission);
+          this.#answered(start, end, permission);
           return answer;
         }
-        case IotlbType.invalidate:
-          return this.#withdraw(this.#iotlb.invalidate(iova, size));
+        case IotlbType.invalidate: {
+          const removed = this.#iotlb.invalidate(iova, size);
+          this.#unsettle(removed, 0, 0);
+          return this.#withdraw(removed);
+        }
         default:
           // Misses and failures are the back-end's to send. Batches are the kernel's: the text does not know them, and
           // without them each update counts at once.
@@ -173,6 +188,7 @@ export class SessionIommu {
   flush(): void {
     this.#iotlb.flush();
     this.#misses.clear();
+    this.#settled.clear();
   }
 
   /** There is a channel, another than before: what is missing is asked for. */
@@ -261,10 +277,38 @@ export class SessionIommu {
       if (!grants(permission, fault) && asked.has(other) && grants(permission, { write: !fault.write }))
         continue;
       this.#misses.delete(key);
+      if (this.#settled.size >= SETTLED_MAX) this.#settled.clear();
+      this.#settled.add(key);
       for (const ring of waiting) rings.add(ring);
     }
     for (const miss of this.#misses.values()) for (const ring of miss.rings) rings.delete(ring);
     for (const ring of rings) ring.translated();
+  }
+
+  /** See Translation.mayGrant. */
+  #mayGrant({ address, write }: Fault): boolean {
+    const key = Math.floor(address / PAGE) * 2 + (write ? 1 : 0);
+    return this.#settled.has(write ? key - 1 : key + 1) && !this.#settled.has(key);
+  }
+
+  /** Forgets the answers about what went out of the table, other than the pages from `start` to `end` that came again. */
+  #unsettle({ ranges }: Removed, start: number, end: number): void {
+    const settled = this.#settled;
+    for (const range of ranges) {
+      const first = Math.floor(range.start / PAGE);
+      const last = Math.ceil(range.end / PAGE) - 1;
+      const gone = (page: number): boolean =>
+        page >= first && page <= last && ((page + 1) * PAGE <= start || page * PAGE >= end);
+      if (last - first >= settled.size) {
+        for (const key of settled) if (gone(Math.floor(key / 2))) settled.delete(key);
+        continue;
+      }
+      for (let page = first; page <= last; page++) {
+        if (!gone(page)) continue;
+        settled.delete(page * 2);
+        settled.delete(page * 2 + 1);
+      }
+    }
   }
 
   /** Tells the front-end; QEMU 7 knows no such message and says so. */

@@ -94,7 +94,9 @@ export class ChainBuilder {
         continue;
       }
       if ((this.#map.permissions[span]! & (writeFlag === 0 ? Access.read : Access.write)) === 0) {
-        throw this.#denied(at, writeFlag !== 0);
+        this.#denied(at, writeFlag !== 0);
+        done = (Math.floor(at / IOMMU_PAGE) + 1) * IOMMU_PAGE - address;
+        continue;
       }
       this.#map.open(span);
       const piece = Math.min(length - done, this.#map.contiguous(span, at));
@@ -127,8 +129,8 @@ export class ChainBuilder {
   /** The byte at `address` cannot be read now: throws why, which is `message` when it never can. */
   unreadable(address: number, message: string): never {
     if (!this.#mayAsk(address)) throw this.error('ERR_VIRTQ_INDIRECT', message);
-    if (this.#map.find(address) >= 0) throw this.#denied(address, false);
-    this.#faults.push({ address, write: false });
+    if (this.#map.find(address) >= 0) this.#denied(address, false);
+    else this.#missed(address, false);
     throw new TranslationMiss(this.#faults);
   }
 
@@ -146,10 +148,12 @@ export class ChainBuilder {
     if (this.#faults.length === FAULTS_MAX) throw new TranslationMiss(this.#faults);
   }
 
-  #denied(address: number, write: boolean): VirtqueueError {
+  /** The translation that is there does not allow this: asks for one that does, or throws. */
+  #denied(address: number, write: boolean): void {
+    if (this.#translation?.mayGrant({ address, write })) return this.#missed(address, write);
     this.#translation?.denied({ address, write });
     const what = write ? 'written' : 'read';
-    return this.error('ERR_VIRTQ_ADDRESS', `IOVA 0x${address.toString(16)} may not be ${what}`);
+    throw this.error('ERR_VIRTQ_ADDRESS', `IOVA 0x${address.toString(16)} may not be ${what}`);
   }
 
   #segment(window: number, offset: number, length: number, writeFlag: number): void {

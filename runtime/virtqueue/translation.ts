@@ -16,6 +16,11 @@ export interface Translation {
   readonly map: AddressMap;
   /** The ring waits until it has these translations, and is told by `DeviceVirtqueue.translated`. */
   missed(faults: readonly Fault[]): void;
+  /**
+   * The translation that is there allows less than this. True when it is the answer to a question about the other way of access
+   * and this one was never asked for: a front-end may grant just what it is asked for.
+   */
+  mayGrant(fault: Fault): boolean;
   /** The driver named memory that it may not use so; the ring breaks. */
   denied(fault: Fault): void;
 }

@@ -323,6 +323,44 @@ for (const format of ['split', 'packed'] as const) {
     },
   );
 
+  named(
+    'a page granted for reading, as was asked, is asked for when it is written later',
+    async (session) => {
+      await session.map(IOVA, PAGE);
+      session.start();
+      session.offer([{ address: 0x5000, length: 8 }]);
+      assert.equal(await session.question(), { iova: 0x5000, permission: R, type: Type.miss });
+      await session.map(0x5000, 8 * PAGE, PAGE, R);
+      await session.used(1);
+      session.offer([{ address: 0x5100, length: 8, flags: WRITE }]);
+      assert.equal(await session.question(), { iova: 0x5100, permission: W, type: Type.miss });
+      await session.unused(1);
+      await session.map(0x5000, 8 * PAGE);
+      await session.used(2);
+      assert.is(session.byte(8 * PAGE + 0x100), 0x42, 'the second chain');
+      await session.nothingAsked();
+    },
+  );
+
+  named('a page that is not granted for writing when it is asked for is a failed access', async (session) => {
+    await session.map(IOVA, PAGE);
+    session.start();
+    for (let round = 0; round < 2; round++) {
+      session.offer([{ address: 0x5000, length: 8 }]);
+      assert.equal(await session.question(), { iova: 0x5000, permission: R, type: Type.miss });
+      await session.map(0x5000, 8 * PAGE, PAGE, R);
+      await session.used(round + 1);
+      // What went is forgotten, and asked for anew.
+      if (round === 0) assert.is(await session.tell(Type.invalidate, 0x5000, PAGE), 0n);
+    }
+    session.offer([{ address: 0x5100, length: 8, flags: WRITE }]);
+    assert.equal(await session.question(), { iova: 0x5100, permission: W, type: Type.miss });
+    await session.map(0x5000, 8 * PAGE, PAGE, R);
+    assert.equal(await session.question(), { iova: 0x5100, permission: W, type: Type.fail });
+    await until(() => session.err.take() > 0n, 'the ring is reported as broken');
+    await session.unused(2);
+  });
+
   named('C1: a buffer over entries that do not continue each other in memory', async (session) => {
     await session.map(IOVA, PAGE);
     await session.map(0x5000, 20 * PAGE);

@@ -64,6 +64,10 @@ class PageTable implements Translation {
     this.faults.push(...faults);
   }
 
+  mayGrant(): boolean {
+    return false;
+  }
+
   denied(fault: Fault): void {
     this.refused.push(fault);
   }
