@@ -74,7 +74,7 @@ test('a guest rings the doorbell of its queue, and no kick comes', async () => {
     spinMicroseconds: 0,
     log: (level, message) => log.push(`${level} ${message}`),
   });
-  {
+  try {
     await using guest = await Guest.boot({
       devices: [
         ...['-chardev', `socket,id=c0,path=${socketPath}`],
@@ -94,12 +94,14 @@ test('a guest rings the doorbell of its queue, and no kick comes', async () => {
     assert.is(device.queue!.counters.kicks, kicks, 'no kick by eventfd');
     assert.ok(device.rings > rings, 'the doorbell rang');
     await guest.powerOff();
+    await delay(10);
+  } finally {
+    backend.close();
+    await backend.finished;
+    // What rings on keeps the process.
+    device.close();
+    platform.closeFd(device.fd);
   }
-  await delay(10);
-  backend.close();
-  await backend.finished;
-  device.close();
-  platform.closeFd(device.fd);
 });
 
 test.run();
