@@ -42,10 +42,14 @@ for (const result of results) {
   passed += result.passed;
   failed += result.failed;
 }
-for (const result of results.filter((each) => each.failed > 0)) {
-  console.log(`\n--- ${result.file}\n${result.output}`);
-}
+const failures = results.filter((each) => each.failed > 0);
+for (const { file, output } of failures) console.log(`\n--- ${file}\n${output}`);
 console.log(`\n${files.length} files on Node ${process.versions.node}`);
+// Once more and short, where whoever sees only the end of a log looks.
+for (const { file, output } of failures) {
+  for (const name of output.match(/^ *FAIL .*$/gm) ?? ['no test named'])
+    console.log(`${file}: ${name.trim()}`);
+}
 console.log(`${passed} passed, ${failed} failed`);
 process.exitCode = failed > 0 || passed === 0 ? 1 : 0;
 

@@ -62,11 +62,10 @@ for (const number of [0, 4]) {
     const outcome = await run(number, 24, 'forgetful', { settleLimit: 3000 }).catch(
       (error: unknown) => error,
     );
+    // How it shows depends on what was under way: a request never returns, or another one's chain does; a half-written
+    // chain reads as a bad request (an IOERR) or as a broken ring. That it shows, after a kill, is the point.
     assert.instance(outcome, Error);
-    assert.match(
-      (outcome as Error).message,
-      /never came back|is broken|was acknowledged twice|expected|without a status|bytes written/,
-    );
+    assert.match((outcome as Error).message, /^after [1-9]\d* kills, /);
   });
 }
 
