@@ -145,7 +145,10 @@ export class Vring implements TranslatedRing {
     this.#baseBeforeReset = null;
   }
 
-  /** SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again, in-band kicks or not. */
+  /**
+   * SET_VRING_KICK: starts the ring. Without an fd the ring is looked at again and again, also where kicks come in-band: there
+   * the message is not needed at all, "it may however still be used ... to enable polling" (vhost-user, SET_VRING_KICK).
+   */
   setKick(kick: OwnedFd | null): void {
     this.#start(kick, kick === null);
   }
