@@ -194,6 +194,8 @@ test('a region that does not fit its file or its message, or is no memory, is re
   for (const [name, payload, file] of [
     ['smaller than its queues take', description(1279, 0, 4, 16), fd],
     ['longer than the file', description(1280, 64, 4, 16), fd],
+    ['longer than the file, beyond what its queues take', description(1281, 0, 4, 16), fd],
+    ['a size near 2^64 at the beginning', bytes((1n << 64n) - 1n, 0n, 4 | (16 << 16), 0), fd],
     ['an offset near 2^64', bytes(1280n, (1n << 64n) - 64n, 4 | (16 << 16), 0), fd],
     ['a size near 2^64', bytes((1n << 64n) - 1n, 64n, 4 | (16 << 16), 0), fd],
     ['an offset between two lines', description(1280, 8, 3, 16), fd],

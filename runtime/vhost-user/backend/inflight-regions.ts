@@ -71,8 +71,11 @@ export class InflightRegions implements Disposable {
       throw new VhostError('ERR_VHOST_FDS', `expected shared memory, got a ${kind}`);
     }
     const size = this.#platform.fileSize(fd.fd);
-    if (mmapOffset + needed > size) {
-      throw payload(`${needed} bytes at offset ${mmapOffset} inside of the file`, `a file of ${size} bytes`);
+    if (mmapOffset + mmapSize > size) {
+      throw payload(
+        `${mmapSize} bytes at offset ${mmapOffset} inside of the file`,
+        `a file of ${size} bytes`,
+      );
     }
     this.#install(description, fd, shape.format);
   }
