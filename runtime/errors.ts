@@ -20,7 +20,11 @@ export class WireError extends VhostUserError<WireErrorCode> {
 }
 
 export type PlatformErrorCode =
-  'ERR_PLATFORM_SYSTEM_CALL' | 'ERR_PLATFORM_CLOSED' | 'ERR_PLATFORM_ADDON' | 'ERR_PLATFORM_ARGUMENT';
+  | 'ERR_PLATFORM_SYSTEM_CALL' // the kernel refused; `errno` says how
+  | 'ERR_PLATFORM_CLOSED' // it was closed before
+  | 'ERR_PLATFORM_ADDON' // the addon cannot be loaded, or does not belong to this code
+  | 'ERR_PLATFORM_ARGUMENT' // a value that the call cannot take
+  | 'ERR_PLATFORM_LIMIT'; // more came than the caller takes
 
 /** The operating system, or the addon that speaks to it, refused. */
 export class PlatformError extends VhostUserError<PlatformErrorCode> {

@@ -18,7 +18,7 @@ export function readChannel(
       length += piece.byteLength;
       if (length > limit) {
         fail(
-          new PlatformError('ERR_PLATFORM_ARGUMENT', `channel ${fd} holds more than ${limit} bytes`, {
+          new PlatformError('ERR_PLATFORM_LIMIT', `channel ${fd} holds more than ${limit} bytes`, {
             syscall: 'read',
           }),
         );

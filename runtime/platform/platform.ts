@@ -33,7 +33,8 @@ export interface Platform {
   // --- pipes
   /**
    * Reads a pipe or stream socket to its end, without blocking. Takes the fd over: it is closed when the promise settles. Rejects
-   * with PlatformError, also for an fd that cannot be read so and for more than `limit` bytes, or with the signal's reason.
+   * with PlatformError, also for an fd that cannot be read so, with ERR_PLATFORM_LIMIT for more than `limit` bytes, or with the
+   * signal's reason.
    */
   readChannel(fd: number, limit: number, signal?: AbortSignal): Promise<Uint8Array>;
   /** Writes all of `bytes` and closes the fd, likewise. */

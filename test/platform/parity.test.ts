@@ -578,6 +578,28 @@ both('what is no channel is refused and closed all the same', async ({ platform 
   }
 });
 
+both(
+  'a channel that holds more than the reader takes is broken off as over its limit',
+  async ({ platform }) => {
+    for (const [limit, fits] of [
+      [3, true],
+      [2, false],
+    ] as const) {
+      const [one, two] = platform.socketPair();
+      const far = platform.adoptSocket(two) as SocketStream;
+      far.send(bytes(1, 2, 3), []);
+      const read = platform.readChannel(one, limit).catch((reason: unknown) => reason);
+      if (fits) far.close();
+      const outcome = await read;
+      if (fits) assert.equal(outcome, bytes(1, 2, 3));
+      else {
+        assert.is((outcome as PlatformError).code, 'ERR_PLATFORM_LIMIT');
+        far.close();
+      }
+    }
+  },
+);
+
 both('fds that come with the bytes of a channel are left to nobody', async ({ platform }) => {
   const [one, two] = platform.socketPair();
   const far = platform.adoptSocket(two) as SocketStream;

@@ -25,7 +25,7 @@ export function readChannel(
         pieces.push(piece.subarray(0, count));
         length += count;
         if (length > limit) {
-          throw new PlatformError('ERR_PLATFORM_ARGUMENT', `the channel holds more than ${limit} bytes`, {
+          throw new PlatformError('ERR_PLATFORM_LIMIT', `the channel holds more than ${limit} bytes`, {
             syscall: 'read',
           });
         }

@@ -15,7 +15,8 @@ const ERROR_BITS = 0xffn;
 
 /**
  * Fetches the state of the back-end's device, whose rings are all stopped. Rejects with VhostError: ERR_VHOST_GATE when the
- * back-end has no DEVICE_STATE, ERR_VHOST_REFUSED when it says that something went wrong.
+ * back-end has no DEVICE_STATE, ERR_VHOST_REFUSED when it says that something went wrong; with PlatformError (ERR_PLATFORM_LIMIT)
+ * when there is more of it than `limit`.
  */
 export async function saveDeviceState(
   frontend: Frontend,
