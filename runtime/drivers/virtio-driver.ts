@@ -28,7 +28,11 @@ export interface VirtioDriverOptions extends Pick<
   readonly retry?: Retry;
   /** Connect again, with `retry`, when the back-end is gone, and go on. */
   readonly reconnect?: boolean;
-  readonly format?: 'split' | 'packed';
+  /**
+   * The rings: `split` when absent; `packed`, which not every back-end has, whereupon nothing is started; or `any`, packed where
+   * the back-end has them.
+   */
+  readonly format?: 'split' | 'packed' | 'any';
   /** How many rings to start; 1 when absent. */
   readonly queues?: number;
   /** Rings that one queue of GET_QUEUE_NUM may stand for; see FrontendOptions. */
@@ -107,7 +111,8 @@ export class VirtioDriver implements Disposable {
 
   /**
    * Connects (or waits for a back-end), negotiates, shares memory and starts the rings. Rejects with the error of the step
-   * that failed, or the signal's reason; nothing stays open then.
+   * that failed, or the signal's reason; nothing stays open then. A back-end without VERSION_1, or without RING_PACKED where
+   * `format` is `packed`, is refused with ERR_VHOST_GATE.
    */
   static async start(options: VirtioDriverOptions): Promise<VirtioDriver> {
     const memory = new SharedMemory(options.platform, options.memory);
@@ -262,6 +267,8 @@ function openFrontend(options: VirtioDriverOptions, memory: SharedMemory): Promi
   const { path = '', stream, listen = false, queues = 1 } = options;
   const features = {
     supported: supportedFeatures(options),
+    // Layouts of legacy devices are nowhere here, and rings of another kind are not what the caller has asked for.
+    required: VirtioFeature.version1 | (options.format === 'packed' ? VirtioFeature.ringPacked : 0n),
     provided: options.provided ?? 0n,
     withheld: options.withheld ?? 0n,
     ...(options.featureTable === undefined ? {} : { table: options.featureTable }),
@@ -274,7 +281,7 @@ function openFrontend(options: VirtioDriverOptions, memory: SharedMemory): Promi
 
 function supportedFeatures(options: VirtioDriverOptions): bigint {
   let features = VirtioFeature.version1 | ((options.deviceFeatures ?? DEVICE_BITS) & DEVICE_BITS);
-  if (options.format === 'packed') features |= VirtioFeature.ringPacked;
+  if (options.format === 'packed' || options.format === 'any') features |= VirtioFeature.ringPacked;
   if (options.eventIdx !== false) features |= VirtioFeature.eventIdx;
   if (options.indirect !== false) features |= VirtioFeature.indirectDesc;
   if (options.inOrder === true) features |= VirtioFeature.inOrder;

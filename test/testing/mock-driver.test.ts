@@ -11,6 +11,7 @@ import {
   type MockDriverOptions,
 } from '../../runtime/testing/index.js';
 import { serveDevice, type VhostUserBackend } from '../../runtime/vhost-user/backend/server.js';
+import type { VhostError } from '../../runtime/errors.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 
 const test = suite('mock driver and block client');
@@ -152,13 +153,48 @@ test('rings that were stopped go on where they stood, or start afresh', async ()
   }
 });
 
-test('what is not offered is not accepted', async () => {
+test('packed rings that were asked for and are not offered: nothing is started', async () => {
   await withDisk(
     async ({ platform }) => {
-      using driver = await MockDriver.start({ platform, path: PATH, format: 'packed' });
-      assert.is(driver.format, 'split');
+      const before = platform.openFdCount;
+      const refused: unknown = await MockDriver.start({ platform, path: PATH, format: 'packed' }).catch(
+        (error: unknown) => error,
+      );
+      assert.is((refused as VhostError).code, 'ERR_VHOST_GATE');
+      assert.match((refused as VhostError).message, /does not offer VIRTIO_F_RING_PACKED,/);
+      while (platform.openFdCount > before) await new Promise(setImmediate);
+      for (const format of ['split', 'any', undefined] as const) {
+        using driver = await MockDriver.start({
+          ...{ platform, path: PATH },
+          ...(format === undefined ? {} : { format }),
+        });
+        assert.is(driver.format, 'split', format);
+      }
     },
     { withoutFeatures: VirtioFeature.ringPacked },
+  );
+});
+
+test('rings of any format are packed where they are offered', async () => {
+  await withDisk(async ({ platform }) => {
+    using driver = await MockDriver.start({ platform, path: PATH, format: 'any' });
+    assert.is(driver.format, 'packed');
+    await new BlockClient(driver.queues[0]!).read(0, 512);
+  });
+});
+
+test('a back-end of legacy devices is refused', async () => {
+  await withDisk(
+    async ({ platform }) => {
+      for (const format of ['split', 'packed', 'any'] as const) {
+        const refused: unknown = await MockDriver.start({ platform, path: PATH, format }).catch(
+          (error: unknown) => error,
+        );
+        assert.is((refused as VhostError).code, 'ERR_VHOST_GATE');
+        assert.match((refused as VhostError).message, /does not offer VIRTIO_F_VERSION_1/, format);
+      }
+    },
+    { withoutFeatures: VirtioFeature.version1 },
   );
 });
 

@@ -6,6 +6,8 @@ import { closeVirtioFeatures, VirtioFeature } from '../../../generated/virtio/fe
 export interface FeatureFilter {
   /** Virtio bits, generic and of the device type. The driver gets these of what is offered. */
   readonly supported: bigint;
+  /** Bits of `supported` without which the driver cannot work: a back-end that does not offer them is refused. */
+  readonly required?: bigint;
   /**
    * Bits that the front-end provides by itself, offered or not: with a control queue that it answers, CTRL_VQ and what hangs
    * on it. The driver gets them if `supported` has them.

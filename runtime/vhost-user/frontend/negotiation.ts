@@ -56,6 +56,11 @@ export async function negotiate(channel: RequestChannel, steps: NegotiationSteps
     const missing = featureNames(virtioFeatureTable, required & ~offered).join(', ');
     throw new VhostError('ERR_VHOST_GATE', `the back-end no longer offers ${missing}, which is in use`);
   }
+  const lacking = (filter.required ?? 0n) & ~driver;
+  if (lacking !== 0n) {
+    const names = featureNames(virtioFeatureTable, lacking).join(', ');
+    throw new VhostError('ERR_VHOST_GATE', `the back-end does not offer ${names}, which the driver needs`);
+  }
   const features = required ?? backend;
   channel.features = new NegotiatedFeatures(offered, 0n);
   let [offeredProtocol, protocol, queueCount, memorySlots] = [

@@ -80,7 +80,7 @@ export class FrontendSequence {
     const random = this.#random;
     const options = {
       platform: this.#platform,
-      format: random.pick(['split', 'packed'] as const),
+      format: random.pick(['split', 'any'] as const),
       queues: 1 + random.below(3),
       queueSize: random.pick([2, 8, 16]),
       inOrder: random.chance(3),
