@@ -1,5 +1,10 @@
 // Installs and builds whatever is missing or older than its sources, so that every npm script works straight after
 // `git clone`. Plain Node on purpose: it runs before any dependency exists.
+//
+//   node .ci/prepare.mjs [generator]
+//
+// With `generator` it builds the generator alone. A schema that gained a request leaves a runtime that does not compile until
+// it says what it does with it, and the schema must be open to further changes, and to being taken back, all the while.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
@@ -23,11 +28,12 @@ const installed = join(root, 'node_modules/.package-lock.json');
 if (time(installed) < time(join(root, 'package-lock.json'))) {
   run('npm', 'ci', '--no-audit', '--no-fund');
 }
+const [part] = process.argv.slice(2);
 // make decides by itself whether the addon is older than its sources.
-run('make', '-s', '-C', 'native');
+if (part !== 'generator') run('make', '-s', '-C', 'native');
 
 removeOrphans(join(root, 'build'));
-run(process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', root);
+run(process.execPath, join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, part ?? '.'));
 
 /** Deletes compiled files whose source is gone: a removed test must not go on passing. */
 function removeOrphans(folder) {
