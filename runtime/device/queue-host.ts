@@ -145,7 +145,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
    * not wait: nobody can say that its chains will ever be completed.
    */
   stop(): Promise<VirtqueueState> {
-    this.#end();
+    this.#end(true);
     return new Promise((resolve) => {
       this.#stopped = resolve;
       this.#settle();
@@ -395,13 +395,17 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     return left <= 0;
   }
 
-  #end(): void {
+  /** `waits`: for the chains in flight, so that the device first gives back those that it only keeps in hand. */
+  #end(waits = false): void {
     if (this.#ended) return;
     this.#ended = true;
     this.#whenQuiet = null;
     this.#refresh();
     this.#options.loop.remove(this);
-    if (this.#started) this.#guard(() => this.#options.device.stopQueue?.(this));
+    if (!this.#started) return;
+    const { device } = this.#options;
+    if (waits) this.#guard(() => device.yieldQueue?.(this));
+    this.#guard(() => device.stopQueue?.(this));
   }
 
   /** Has the device give back what it only keeps in hand: nothing that waits for a quiet ring should wait for the driver. */

@@ -54,7 +54,7 @@ export interface VirtioDevice {
   discardsDisabled?(index: number): boolean;
   /**
    * Chains are waited for that the queue has in flight. A device completes at once, with nothing written, what it only keeps in
-   * hand for later; work under way goes on.
+   * hand for later; work under way goes on. A stop that waits asks for it too, just before `stopQueue`.
    */
   yieldQueue?(queue: DeviceQueue): void;
   /** No chain will be taken from this queue any more. The host waits until those in flight are completed. */

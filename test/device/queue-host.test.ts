@@ -224,6 +224,26 @@ test('a disabled queue gives no chains but takes completions', async () => {
   assert.is(ring.usedIndex, 1);
 });
 
+test('a device that is stopped is first asked for what it only keeps in hand, as in every wait; one that goes away is not', async () => {
+  for (const end of ['stop', 'detach'] as const) {
+    const { serve, finish } = keeper();
+    let yielded = 0;
+    const { host, offer, ring, events } = open(serve, 1024, {
+      yieldQueue: () => {
+        assert.is(events.at(-1), 'serve');
+        yielded++;
+        finish(2);
+      },
+    });
+    host.enable();
+    offer(2);
+    host.kick();
+    if (end === 'detach') host.detach(() => undefined);
+    else assert.is((await host.stop()).nextAvailable, 2);
+    assert.equal([yielded, ring.usedIndex, events.at(-1)], end === 'stop' ? [1, 2, 'stop'] : [0, 0, 'stop']);
+  }
+});
+
 test('stop waits for the last chain, then tells where the ring stands', async () => {
   const { serve, finish } = keeper();
   const { host, offer, ring, events } = open(serve);
