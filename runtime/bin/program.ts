@@ -4,6 +4,7 @@ import { OptionError, VhostUserError } from '../errors.js';
 import { createLinuxPlatform } from '../platform/linux.js';
 import type { Platform } from '../platform/platform.js';
 import { serveDevice } from '../vhost-user/backend/server.js';
+import { takenOver } from './early-signals.js';
 import { createLog, describeError, type Log, LOG_LEVELS } from './log.js';
 import {
   choiceOption,
@@ -89,8 +90,10 @@ async function serve<Table extends OptionTable>(
     log('info', 'stopping', { signal });
     stopped.abort();
   };
-  process.on('SIGTERM', stop);
-  process.on('SIGINT', stop);
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    process.on(signal, stop);
+    takenOver(signal);
+  }
 
   const platform = createLinuxPlatform();
   const opened: OpenDevice[] = [];

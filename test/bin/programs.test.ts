@@ -25,7 +25,7 @@ process.on('exit', () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-type Name = 'vhost-user-blk' | 'vhost-user-rng';
+type Name = 'vhost-user-blk' | 'vhost-user-net' | 'vhost-user-rng';
 
 /** A program as a child process. */
 class Child {
@@ -38,10 +38,15 @@ class Child {
     name: Name | 'stalled-program',
     args: readonly string[],
     stdio: StdioOptions = ['ignore', 'pipe', 'pipe'],
+    { before = [], env = {} }: { before?: readonly string[]; env?: NodeJS.ProcessEnv } = {},
   ) {
     const relative = name === 'stalled-program' ? './' : '../../runtime/bin/';
     const path = fileURLToPath(new URL(`${relative}${name}.js`, import.meta.url));
-    this.process = spawn(process.execPath, [path, ...args], { stdio, cwd: folder });
+    this.process = spawn(process.execPath, [...before, path, ...args], {
+      stdio,
+      cwd: folder,
+      env: { ...process.env, ...env },
+    });
     running.add(this.process);
     this.process.stdout?.on('data', (chunk: Buffer) => (this.stdout += chunk.toString()));
     this.process.stderr?.on('data', (chunk: Buffer) => (this.stderr += chunk.toString()));
@@ -266,6 +271,21 @@ serving('ends with SIGINT while a front-end is connected, which sees it go', asy
   await child.stop('SIGINT');
   await gone;
 });
+
+for (const name of ['vhost-user-blk', 'vhost-user-net', 'vhost-user-rng'] as const) {
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    serving(`${name} ends in good order with a ${signal} that comes while it is being loaded`, async () => {
+      const path = fresh('socket');
+      const hooks = fileURLToPath(new URL('./signal-while-loading.js', import.meta.url));
+      const child = new Child(name, [`--socket-path=${path}`], undefined, {
+        before: ['--import', hooks],
+        env: { SIGNAL_WHILE_LOADING: signal },
+      });
+      assert.equal(await child.ended, { status: 0, signal: null }, child.stderr);
+      assert.not(existsSync(path));
+    });
+  }
+}
 
 serving('a medium that is stalled does not keep it from ending', async () => {
   const child = new Child('stalled-program', [`--socket-path=${fresh('socket')}`]);
