@@ -1,3 +1,4 @@
+import { BLK_SECTOR_SIZE } from '../../generated/virtio/devices/blk/layouts.js';
 import { openFileBacking } from '../backings/file.js';
 import { RamBacking } from '../backings/ram.js';
 import { type BlockBacking, BlockDevice } from '../devices/blk/index.js';
@@ -44,10 +45,22 @@ function check(values: OptionValues<typeof options>): (platform: Platform) => Op
     return {
       device,
       fields: { image, bytes: backing.size, readOnly, queues: queueCount },
+      warnings: oddities(backing),
       refresh: () => device.capacityChanged(),
       close: () => backing.close(),
     };
   };
+}
+
+/** Nothing that could not be meant: the next process of a migration opens the image beside this one. */
+function oddities(backing: BlockBacking): readonly string[] {
+  const tail = backing.size % BigInt(BLK_SECTOR_SIZE);
+  return [
+    ...(tail === 0n ? [] : [`the last ${tail} bytes are less than a sector, and not served`]),
+    ...(!backing.readOnly && backing.heldElsewhere?.() === true
+      ? ['the image is open for writing elsewhere, or was until just now']
+      : []),
+  ];
 }
 
 function checkBacking(
@@ -57,6 +70,7 @@ function checkBacking(
   if (path !== undefined && memory !== undefined) {
     throw new OptionError('ERR_OPTION_CONFLICT', '--blk-file and --memory exclude each other');
   }
+  if (path === '') throw new OptionError('ERR_OPTION_VALUE', '--blk-file: the path is empty');
   if (path !== undefined) return (platform) => openFileBacking(platform, path, { readOnly });
   if (memory === undefined) {
     throw new OptionError('ERR_OPTION_MISSING', '--blk-file or --memory must say what to serve');

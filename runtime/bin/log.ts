@@ -1,4 +1,5 @@
 import type { DeviceHost } from '../device/index.js';
+import { PlatformError } from '../errors.js';
 
 export type Log = DeviceHost['log'];
 export type LogLevel = Parameters<Log>[0];
@@ -26,7 +27,9 @@ export function describeError(error: unknown): string {
   for (let each: unknown = error, i = 0; each !== undefined && i < 8; i++) {
     const text = each instanceof Error ? each.message : String(each);
     if (!parts.some((part) => part.toLowerCase().includes(text.toLowerCase()))) parts.push(text);
-    each = each instanceof Error ? each.cause : undefined;
+    // A system call that failed is told of by the platform; below is the errno's text once more.
+    const whole = each instanceof PlatformError && each.errno !== undefined;
+    each = each instanceof Error && !whole ? each.cause : undefined;
   }
   return parts.join(': ').replace(/\s*[\r\n]+\s*/g, ' ');
 }

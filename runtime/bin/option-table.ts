@@ -41,6 +41,14 @@ export function parseOptions<Table extends OptionTable>(
   } catch (cause) {
     const { code, message } = cause as NodeJS.ErrnoException;
     const known = code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE';
+    // Node calls it missing, or "ambiguous" where another option follows.
+    const [, name] = known
+      ? (/^Option '--(\S+?)(?: <value>)?' argument (?:missing|is amb)/.exec(message) ?? [])
+      : [];
+    if (name !== undefined) {
+      const example = `--${name}=${table[name]?.value}`;
+      throw new OptionError('ERR_OPTION_MISSING', `--${name} needs a value: ${example}`, { cause });
+    }
     // Node adds advice in further sentences and lines.
     const sentence = message.split(/\.\s|\n/)[0]!.replace(/\.$/, '');
     throw new OptionError(known ? 'ERR_OPTION_VALUE' : 'ERR_OPTION_UNKNOWN', sentence, { cause });

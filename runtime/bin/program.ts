@@ -50,6 +50,8 @@ export interface OpenDevice {
   readonly device: VirtioDevice;
   /** For the log. */
   readonly fields: Record<string, unknown>;
+  /** What somebody should know who meant something else; for the log. */
+  readonly warnings?: readonly string[];
   /** Looks at what the device stands on again; SIGHUP asks for it. */
   refresh?(): void;
   /** Ends when nothing is under way. */
@@ -110,11 +112,14 @@ async function serve<Table extends OptionTable>(
       opened.push(each);
       const backend = serveDevice(each.device, { ...options, ...place });
       log('info', 'serving', { ...place, ...each.fields });
+      for (const warning of each.warnings ?? []) log('warn', warning, each.fields);
       return backend;
     });
     process.on('SIGHUP', () => opened.forEach((each) => refresh(each, log)));
     await Promise.all(backends.map(({ finished }) => finished));
   } finally {
+    // When one cannot be served, the others end, and leave no socket behind.
+    stopped.abort();
     await Promise.all(opened.map((each) => closeInTime(each, log)));
   }
   process.exit(ExitCode.done);

@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Addon, WatchEvent } from '../../native/index.js';
-import { attempt, systemError } from './linux-errors.js';
+import { attempt, SOCKET_PATH, systemError } from './linux-errors.js';
 import { LinuxSocketStream } from './linux-socket-stream.js';
 
 /** A full backlog cannot be waited for, only tried again. */
@@ -14,7 +14,7 @@ export async function connect(addon: Addon, path: string, signal?: AbortSignal):
   const fd = attempt(what, () => addon.socketOpen());
   try {
     for (;;) {
-      const status = attempt(what, () => addon.socketConnect(fd, path));
+      const status = attempt(what, () => addon.socketConnect(fd, path), SOCKET_PATH);
       if (status === 0) break;
       if (status === -constants.errno.EINPROGRESS) {
         await writable(addon, fd, signal);

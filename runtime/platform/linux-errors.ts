@@ -14,6 +14,9 @@ const errnos: ReadonlyMap<number, Entry> = new Map<number, Entry>([
 /** What an errno means in a certain call, where the general text would mislead. By symbol. */
 export type Meanings = Readonly<Record<string, string>>;
 
+/** Meanings in calls that take the path of a Unix socket, which has 108 bytes of room with the NUL behind it. */
+export const SOCKET_PATH: Meanings = { ENAMETOOLONG: 'the path of a Unix socket has at most 107 bytes' };
+
 /** The symbol of a positive errno, e.g. `ENOENT`. */
 export const errnoSymbol = (errno: number): string => errnos.get(errno)?.[0] ?? `errno ${errno}`;
 

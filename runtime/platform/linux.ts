@@ -4,7 +4,7 @@ import { LinuxBlockFile } from './linux-block-file.js';
 import { readChannel, writeChannel } from './linux-channel.js';
 import { connect } from './linux-connect.js';
 import { LinuxCopyTable } from './linux-copies.js';
-import { attempt, systemError } from './linux-errors.js';
+import { attempt, SOCKET_PATH, systemError } from './linux-errors.js';
 import { EventFdWatch } from './linux-eventfd.js';
 import { LinuxMapping, LinuxWindows } from './linux-memory.js';
 import { LinuxSocketListener } from './linux-socket-listener.js';
@@ -91,7 +91,11 @@ class LinuxPlatform implements Platform {
   }
 
   listen(path: string): SocketListener {
-    const [fd, device, inode] = attempt(`listen on ${path}`, () => this.#addon.socketListen(path));
+    const [fd, device, inode] = attempt(
+      `listen on ${path}`,
+      () => this.#addon.socketListen(path),
+      SOCKET_PATH,
+    );
     try {
       return new LinuxSocketListener(this.#addon, fd, { path, device, inode });
     } catch (error) {

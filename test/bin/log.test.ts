@@ -2,6 +2,7 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { createLog, describeError, LOG_LEVELS, type LogLevel } from '../../runtime/bin/log.js';
 import { DeviceError } from '../../runtime/errors.js';
+import { systemError } from '../../runtime/platform/linux-errors.js';
 
 const test = suite('the log');
 
@@ -43,6 +44,15 @@ test('one event is one line, whatever its values contain', () => {
     'level=warn message="a \\"word\\"\\nand a line" number=-5 big=18446744073709551616 text="a=b" ' +
       'escape="\\u001b[31m" nothing=undefined list="[1,\\"2\\"]" error="outer line: inner"\n',
   ]);
+});
+
+test('what the system refused is told once, in the words that fit the call', () => {
+  const cause = new Error('Block device required');
+  const meanings = { ENOTBLK: 'it is no disk' };
+  const refused = systemError('open /dev/zero', 'open', 15, { cause, meanings });
+  const text = 'cannot open /dev/zero: it is no disk (ENOTBLK from open)';
+  assert.is(describeError(refused), text);
+  assert.is(describeError(new Error('no image', { cause: refused })), `no image: ${text}`);
 });
 
 test('an error is told with its causes, each once', () => {

@@ -43,8 +43,9 @@ test('that are wrong fail with one line', () => {
   throwsWith(() => parseOptions(table, ['--bogus']), 'ERR_OPTION_UNKNOWN', /'--bogus'/);
   throwsWith(() => parseOptions(table, ['-q']), 'ERR_OPTION_UNKNOWN', /'-q'/);
   throwsWith(() => parseOptions(table, ['word']), 'ERR_OPTION_UNKNOWN', /'word'/);
-  throwsWith(() => parseOptions(table, ['--path']), 'ERR_OPTION_VALUE', /'--path <value>'/);
-  throwsWith(() => parseOptions(table, ['--path', '--quiet']), 'ERR_OPTION_VALUE', /--path/);
+  for (const args of [['--path'], ['--path', '--quiet']]) {
+    throwsWith(() => parseOptions(table, args), 'ERR_OPTION_MISSING', /^--path needs a value: --path=PATH$/);
+  }
   throwsWith(() => parseOptions(table, ['--quiet=1']), 'ERR_OPTION_VALUE', /--quiet/);
 });
 

@@ -126,6 +126,7 @@ const describing = suite('what programs say of themselves');
 
 for (const [name, capabilities] of [
   ['vhost-user-blk', { type: 'block', features: ['read-only', 'blk-file'] }],
+  ['vhost-user-net', { type: 'net', features: [] }],
   ['vhost-user-rng', { type: 'rng', features: [] }],
 ] as const) {
   describing(`${name} prints its capabilities and ignores everything else`, async () => {
@@ -175,6 +176,9 @@ const refused: [string, Name, () => string[], number, RegExp][] = [
   ['an fd that is no socket', 'vhost-user-rng', () => ['--fd=0'], 1, /fd 0.*ENOTSOCK/],
   ['a folder that is not there', 'vhost-user-rng', () => ['--socket-path=/none/x'], 1, /ENOENT/],
   ['an image that is not there', 'vhost-user-blk', () => [socket(), '--blk-file=none'], 1, /none.*ENOENT/],
+  ['a path that is too long', 'vhost-user-rng', () => [`${socket()}${'x'.repeat(99)}`], 1, /107 bytes/],
+  ['an image without a name', 'vhost-user-blk', () => [socket(), '--blk-file='], 2, /--blk-file: the path/],
+  ['an option without its value', 'vhost-user-blk', () => ['--fd', ...disk], 2, /--fd needs a value/],
   ['a folder as image', 'vhost-user-blk', () => [socket(), `--blk-file=${folder}`], 1, /cannot open/],
   ['C27: a device that is no disk', 'vhost-user-blk', () => [socket(), '--blk-file=/dev/zero'], 1, /ENOTBLK/],
   [
@@ -205,6 +209,13 @@ refusing('a socket that another one serves: status 1, and the other one goes on'
   assert.match(stderr, /EADDRINUSE/);
   (await connect(path)).destroy();
   await first.stop();
+});
+
+refusing('where one of several cards cannot be served, the others leave no socket behind', async () => {
+  const path = fresh('socket');
+  const args = [`--socket-path=${path}`, '--socket-path=/none/socket'];
+  const { status, stderr } = await run('vhost-user-net', args);
+  assert.equal([status, existsSync(path)], [1, false], stderr);
 });
 
 refusing('a path that is no socket is not overwritten', async () => {
@@ -241,6 +252,20 @@ serving(
     assert.is(child.stdout, '');
   },
 );
+
+serving('says what is odd about an image, and serves it', async () => {
+  const file = image(1000);
+  const serve = (...args: string[]) =>
+    new Child('vhost-user-blk', [`--socket-path=${fresh('socket')}`, `--blk-file=${file}`, ...args]);
+  const first = serve();
+  await first.logs(/level=warn message="the last 488 bytes are less than a sector/);
+  const second = serve();
+  await second.logs(/level=warn message="the image is open for writing elsewhere/);
+  const reader = serve('--read-only', '--log-level=debug');
+  await reader.logs(/level=warn message="the last 488 bytes/);
+  for (const child of [first, second, reader]) await child.stop();
+  for (const { stderr } of [first, reader]) assert.not.match(stderr, /open for writing/);
+});
 
 serving('takes the size of the image again with SIGHUP, and goes on when it cannot be', async () => {
   const path = fresh('socket');
