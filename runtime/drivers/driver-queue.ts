@@ -46,6 +46,8 @@ export interface QueueUser {
   abandoned(): void;
   /** The ring is a fresh one, `queue.driver`: adds what the device before had not used. */
   restarted(): void;
+  /** The queue collected a chain that it did not add; true when it is this user's. */
+  returned?(id: number, written: number): boolean;
 }
 
 /**
@@ -69,6 +71,8 @@ export class DriverQueue {
   #failed: Error | null = null;
   #collecting = false;
   #polling = false;
+  /** Goes up whenever users may have got chains back that they did not collect themselves in their turn. */
+  #handovers = 0;
 
   constructor(index: number, ram: SharedMemory, driver: DriverVirtqueue, link: QueueLink) {
     this.index = index;
@@ -153,6 +157,7 @@ export class DriverQueue {
       else this.#abandon(transfer, this.#noRoom(transfer.readable + transfer.writable));
     }
     for (const user of this.#users) user.restarted();
+    this.#handovers++;
     driver.publish();
     if (transfers.length > 0) this.#collect();
     this.#wakeAll();
@@ -164,9 +169,15 @@ export class DriverQueue {
    */
   resume(): void {
     for (const user of this.#users) user.abandoned();
+    this.#handovers++;
     this.#failed = null;
     this.#wakeAll();
     if (this.#transfers.size > 0) this.#collect();
+  }
+
+  /** Somebody who uses `driver` directly collected a chain that he did not add. One that nobody waits for any more is forgotten. */
+  returned(id: number, written: number): void {
+    this.#finish(id, written);
   }
 
   /** What a stopped device has used reaches its transfers. */
@@ -175,11 +186,12 @@ export class DriverQueue {
   }
 
   /**
-   * Resolves as soon as used chains can be collected; asks for calls only if there are none now. Rejects when the queue
-   * breaks, the device goes away or the signal aborts.
+   * Resolves as soon as used chains can be collected, or were handed to a `QueueUser` meanwhile; asks for calls only if there
+   * are none now. Rejects when the queue breaks, the device goes away or the signal aborts.
    */
   async called(signal?: AbortSignal): Promise<void> {
-    while (!this.#ready()) {
+    const handovers = this.#handovers;
+    while (!this.#ready() && this.#handovers === handovers) {
       signal?.throwIfAborted();
       if (this.endReason !== null) throw this.endReason;
       if (this.#link.polled === true) await new Promise(setImmediate);
@@ -297,7 +309,13 @@ export class DriverQueue {
     this.#collecting = true;
     let finished = 0;
     do finished += this.#takeUsed();
-    while (this.endReason === null && this.#link.polled !== true && this.#driver.enableCalls());
+    while (
+      // A device that uses more than it was given must not keep us here.
+      this.#transfers.size > 0 &&
+      this.endReason === null &&
+      this.#link.polled !== true &&
+      this.#driver.enableCalls()
+    );
     this.#collecting = false;
     // Somebody may wait for room.
     if (finished > 0 || this.endReason !== null) this.#wakeAll();
@@ -309,7 +327,10 @@ export class DriverQueue {
     if (this.#transfers.size === 0) return 0;
     while (this.#driver.collect(this.#used, this.#used.capacity) > 0) {
       finished += this.#used.count;
-      for (let i = 0; i < this.#used.count; i++) this.#finish(this.#used.ids[i]!, this.#used.lengths[i]!);
+      for (let i = 0; i < this.#used.count; i++) {
+        const [id, written] = [this.#used.ids[i]!, this.#used.lengths[i]!];
+        if (!this.#finish(id, written)) this.#handOver(id, written);
+      }
     }
     return finished;
   }
@@ -323,14 +344,24 @@ export class DriverQueue {
     });
   }
 
-  #finish(id: number, written: number): void {
+  /** False when the chain is not of `transfer`. */
+  #finish(id: number, written: number): boolean {
     const transfer = this.#transfers.get(id);
-    if (transfer === undefined) return;
+    if (transfer === undefined) return false;
     this.#transfers.delete(id);
     const buffers = transfer.buffers.slice(transfer.readable).map((buffer) => buffer.bytes.slice());
     for (const buffer of transfer.buffers) buffer.free();
     const bytes = new Uint8Array(Buffer.concat(buffers).subarray(0, written));
     transfer.resolve({ written, bytes, buffers });
+    return true;
+  }
+
+  #handOver(id: number, written: number): void {
+    for (const user of this.#users) {
+      if (user.returned?.(id, written) !== true) continue;
+      this.#handovers++;
+      return;
+    }
   }
 
   #abandon(transfer: Transfer, error: Error): void {

@@ -42,6 +42,8 @@ export interface BlockBatchResult {
 /** A request's header and status byte, each in cache lines of its own. */
 const CONTROL_BYTES = 128;
 const STATUS_OFFSET = 64;
+/** In place of a slot, for chains that are not the pipeline's. */
+const FOREIGN = 0xffff;
 /** Peeks between two looks at the clock while polling, and how long Node's loop may wait for its turn meanwhile. */
 const PEEKS_PER_CLOCK = 4096;
 const SPIN_MILLISECONDS = 50;
@@ -61,6 +63,7 @@ export class BlockPipeline implements Disposable, QueueUser {
   readonly #rows: Int32Array;
   readonly #freeSlots: Uint16Array;
   #freeCount: number;
+  /** By chain id. FOREIGN for one that somebody else added, who may have given up waiting for it. */
   readonly #slotOf: Uint16Array;
   readonly #positionOf: Float64Array;
   /** By slot: the request's number, which says in what order those under way were asked for. */
@@ -69,7 +72,7 @@ export class BlockPipeline implements Disposable, QueueUser {
   #inFlight = 0;
   #failure: unknown = null;
   #leave: () => void = () => undefined;
-  /** Requests that came back while the device was replaced. */
+  /** Requests that came back while the device was replaced, or that the queue collected with its own. */
   #doneEarly = 0;
 
   /** Takes its guest memory. Throws ERR_GUEST_MEMORY_LIMIT or ERR_DEVICE_REQUEST. */
@@ -111,7 +114,7 @@ export class BlockPipeline implements Disposable, QueueUser {
     }
     this.#freeSlots = Uint16Array.from({ length: this.#depth }, (_, i) => this.#depth - 1 - i);
     this.#freeCount = this.#depth;
-    this.#slotOf = new Uint16Array(driver.size);
+    this.#slotOf = new Uint16Array(driver.size).fill(FOREIGN);
     this.#positionOf = new Float64Array(this.#depth);
     this.#numberOf = new Float64Array(this.#depth);
     this.#used = new UsedBatch(this.#depth);
@@ -153,7 +156,15 @@ export class BlockPipeline implements Disposable, QueueUser {
   }
 
   abandoned(): void {
-    for (let count = this.#reap(); count > 0; count = this.#reap()) this.#doneEarly += count;
+    const { driver } = this.#queue;
+    while (driver.broken === null && driver.hasUsed()) this.#doneEarly += this.#reap();
+  }
+
+  returned(id: number, written: number): boolean {
+    if (this.#slotOf[id] === FOREIGN) return false;
+    this.#take(id, written);
+    this.#doneEarly++;
+    return true;
   }
 
   /** Issues what is under way once more, as it lies in guest memory, in the order of before. */
@@ -163,6 +174,7 @@ export class BlockPipeline implements Disposable, QueueUser {
     const slots = Array.from({ length: this.#depth }, (_, slot) => slot).filter((slot) => !free.has(slot));
     slots.sort((a, b) => this.#numberOf[a]! - this.#numberOf[b]!);
     const readable = this.#batch.operation === 'read' ? 1 : 2;
+    this.#slotOf.fill(FOREIGN);
     for (const slot of slots) {
       const id =
         this.#batch.indirect === true
@@ -217,32 +229,43 @@ export class BlockPipeline implements Disposable, QueueUser {
     return next;
   }
 
-  /** Takes back what the device has done. Notes the first failure. */
+  /** Takes back what the device has done. Notes the first failure. Returns how many requests it was. */
   #reap(): number {
-    const { check, operation, blockLength } = this.#batch;
-    const windows = this.#queue.ram.platform.windows;
+    const queue = this.#queue;
     const used = this.#used;
-    const count = this.#queue.driver.collect(used, used.capacity);
-    if (count === 0) return 0;
-    const control = windows.u8[this.#control.window]!;
-    const expected = operation === 'read' ? blockLength + 1 : 1;
-    const rows = this.#rows;
+    const count = queue.driver.collect(used, used.capacity);
+    let own = 0;
     for (let i = 0; i < count; i++) {
-      const slot = this.#slotOf[used.ids[i]!]!;
-      this.#freeSlots[this.#freeCount++] = slot;
-      const row = slot * 12;
-      const status = control[rows[row + 9]!]!;
-      if (status !== 0 || used.lengths[i] !== expected) this.#fail(slot, status, used.lengths[i]!, expected);
-      else if (check !== undefined && this.#failure === null) {
-        try {
-          check(windows.u32[rows[row + 4]!]!, rows[row + 5]! >>> 2, this.#positionOf[slot]!);
-        } catch (error) {
-          this.#failure = error;
-        }
+      const id = used.ids[i]!;
+      if (this.#slotOf[id] === FOREIGN) queue.returned(id, used.lengths[i]!);
+      else {
+        this.#take(id, used.lengths[i]!);
+        own++;
       }
     }
-    this.#inFlight -= count;
-    return count;
+    return own;
+  }
+
+  /** One request came back. */
+  #take(id: number, written: number): void {
+    const { check, operation, blockLength } = this.#batch;
+    const { windows } = this.#queue.ram.platform;
+    const rows = this.#rows;
+    const slot = this.#slotOf[id]!;
+    this.#slotOf[id] = FOREIGN;
+    this.#freeSlots[this.#freeCount++] = slot;
+    this.#inFlight--;
+    const row = slot * 12;
+    const status = windows.u8[rows[row + 8]!]![rows[row + 9]!]!;
+    const expected = operation === 'read' ? blockLength + 1 : 1;
+    if (status !== 0 || written !== expected) this.#fail(slot, status, written, expected);
+    else if (check !== undefined && this.#failure === null) {
+      try {
+        check(windows.u32[rows[row + 4]!]!, rows[row + 5]! >>> 2, this.#positionOf[slot]!);
+      } catch (error) {
+        this.#failure = error;
+      }
+    }
   }
 
   #fail(slot: number, status: number, written: number, expected: number): void {
