@@ -83,6 +83,9 @@ export class MessageStream implements Disposable {
   #ended: { error: VhostError | null } | null = null;
   #closed = false;
 
+  /** Wait until everything that has come is handled. */
+  readonly #caughtUp: (() => void)[] = [];
+
   readonly #outgoing: { bytes: Uint8Array; fds: readonly OwnedFd[] }[] = [];
 
   constructor(options: MessageStreamOptions) {
@@ -116,6 +119,16 @@ export class MessageStream implements Disposable {
     if (!this.#paused) return;
     this.#paused = false;
     this.#deliver();
+    this.#lookForMore();
+  }
+
+  /**
+   * Calls `done` when every message has been delivered and handled (see `resume`) that the peer has sent before now, or when the
+   * stream is closed. What it sends meanwhile may be waited for as well.
+   */
+  whenCaughtUp(done: () => void): void {
+    this.#caughtUp.push(done);
+    this.#lookForMore();
   }
 
   /** Sends a message, at once or as soon as the peer takes it. `flags` without the version. Takes the fds over. */
@@ -142,6 +155,7 @@ export class MessageStream implements Disposable {
     for (const message of this.#waiting.splice(0)) message.fds.close();
     this.#dropOutgoing();
     this.#stream.close();
+    this.#nothingLeft();
   }
 
   [Symbol.dispose](): void {
@@ -188,6 +202,17 @@ export class MessageStream implements Disposable {
     }
   };
 
+  /** An empty socket does not call `#readable`, so whoever waits for that has it looked at. */
+  #lookForMore(): void {
+    if (this.#caughtUp.length === 0) return;
+    if (this.#closed) this.#nothingLeft();
+    else if (this.#reading) this.#readable();
+  }
+
+  #nothingLeft(): void {
+    for (const done of this.#caughtUp.splice(0)) done();
+  }
+
   /** One read. False when nothing more is there now. */
   #receive(): boolean {
     const into = this.#payload ?? this.#header;
@@ -198,7 +223,10 @@ export class MessageStream implements Disposable {
         `more than ${this.#maxFds} file descriptors came with one message`,
       );
     }
-    if (count < 0) return false;
+    if (count < 0) {
+      if (!this.#paused && this.#waiting.length === 0) this.#nothingLeft();
+      return false;
+    }
     if (count === 0) {
       this.#end(this.#atBoundary() ? null : this.#brokenOff());
       return false;

@@ -105,8 +105,20 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
     options: RequestOptions = {},
   ): Promise<FrontendRequests[Name]['reply']> {
     const reply = await this.channel.request(name, payload, options);
-    if (name === 'resetDevice' || (name === 'setStatus' && payload === 0n)) this.loans.reset();
+    if (name === 'resetDevice' || (name === 'setStatus' && payload === 0n)) {
+      await this.takeLoansBack(options.signal);
+    }
     return reply;
+  }
+
+  /**
+   * The device was reset: what it had mapped is unmapped. A mapping that it asked for just before may still lie in the back-end's
+   * channel, which is another socket than the one that brought the answer: it is served first, so that it does not come to stay.
+   */
+  protected async takeLoansBack(signal: AbortSignal | undefined): Promise<void> {
+    const server = this.#server;
+    await server?.caughtUp(signal);
+    if (server === this.#server) this.loans.reset();
   }
 
   /** Hangs up and closes every fd; what waits fails with the reason. The memory stays. Idempotent. */

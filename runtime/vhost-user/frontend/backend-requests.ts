@@ -69,6 +69,8 @@ const FAILURE = 1n;
 export class BackendRequestServer<Context> implements Disposable {
   readonly #options: BackendRequestServerOptions<Context>;
   readonly #messages: MessageStream;
+  /** A request is being served. */
+  #serving = false;
 
   /** Takes the stream over. */
   constructor(options: BackendRequestServerOptions<Context>) {
@@ -89,6 +91,23 @@ export class BackendRequestServer<Context> implements Disposable {
     this.#messages.close();
   }
 
+  /**
+   * Resolves when everything is served that the back-end has sent before now, or with the signal. A request that is being served
+   * is not waited for, nor what came behind it: it may wait for whoever calls this.
+   */
+  caughtUp(signal?: AbortSignal): Promise<void> {
+    if (this.#serving) return Promise.resolve();
+    return new Promise((resolve) => {
+      if (signal?.aborted === true) return resolve();
+      const done = (): void => {
+        signal?.removeEventListener('abort', done);
+        resolve();
+      };
+      signal?.addEventListener('abort', done);
+      this.#messages.whenCaughtUp(done);
+    });
+  }
+
   [Symbol.dispose](): void {
     this.close();
   }
@@ -97,12 +116,14 @@ export class BackendRequestServer<Context> implements Disposable {
     const fds = new RequestFds(message.fds);
     const row = backendRequestById.get(message.request);
     this.#messages.pause();
+    this.#serving = true;
     this.#run(row, message, fds)
       .then((reply) => this.#reply(row!, message, reply, fds))
       .catch((error: unknown) => this.#refuse(row, message, error))
       .finally(() => {
         for (const fd of fds.replies()) fd.close();
         message.fds.close();
+        this.#serving = false;
         this.#messages.resume();
       });
   }

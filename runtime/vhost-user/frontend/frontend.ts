@@ -203,9 +203,10 @@ export class Frontend extends DeviceLink {
 
   /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */
   async resetDevice(signal?: AbortSignal): Promise<void> {
-    await this.request('resetDevice', undefined, bounded(signal));
+    await this.channel.request('resetDevice', undefined, bounded(signal));
     for (const vring of this.#vrings.values()) vring.started = vring.enabled = false;
     this.#driverOk = false;
+    await this.takeLoansBack(signal);
   }
 
   // --- what is told

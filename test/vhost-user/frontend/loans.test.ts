@@ -262,6 +262,56 @@ for (const [what, reset] of [
   });
 }
 
+for (const [what, request, reset] of [
+  ['RESET_DEVICE', 'resetDevice', (frontend: Frontend) => frontend.resetDevice()],
+  ['status 0', 'setStatus', (frontend: Frontend) => frontend.request('setStatus', 0n)],
+] as const) {
+  test(`${what}: what was mapped before the answer, and is read after it, does not stay`, async () => {
+    const log: string[] = [];
+    const options = {
+      shmem: {
+        mapped: ({ id }: ShmemMapping) => log.push(`mapped ${id}`),
+        unmapped: ({ id }: ShmemMapping) => log.push(`unmapped ${id}`),
+      },
+      hostNotifiers: {
+        offered: ({ ring }: HostNotifier) => log.push(`offered ${ring}`),
+        withdrawn: ({ ring }: HostNotifier) => log.push(`withdrawn ${ring}`),
+      },
+    };
+    await session(options, async ({ frontend, backend, back, fd }) => {
+      const pages = 15;
+      backend.answers[request] = (seen, self) => {
+        // The front-end looks at the answer first, and there is more in the other socket than it reads ahead.
+        self.reply(seen.name, bytes(0n));
+        for (let i = 0; i < pages; i++) back.send(MAP, map(7, BigInt(i) * 0x1000n, 0x1000n), { fds: [fd] });
+        back.send(3, bytes(1n, 0x1000n, 0n), { fds: [fd] });
+      };
+      await reset(frontend);
+      await turns(20);
+      assert.equal(frontend.loans.shmem!.mappings, []);
+      assert.equal(frontend.loans.notifiers!.notifiers, []);
+      assert.equal(log, [
+        ...Array.from({ length: pages }, () => 'mapped 7'),
+        'offered 1',
+        'withdrawn 1',
+        ...Array.from({ length: pages }, () => 'unmapped 7'),
+      ]);
+      assert.is(await back.acknowledged(MAP, map(7, 0n, 0x1000n), [fd]), 0n, 'later ones are mapped');
+      assert.is(frontend.loans.shmem!.mappings.length, 1);
+    });
+  });
+}
+
+test('a handler that resets the device waits neither for itself nor for what came behind it', async () => {
+  const handlers = { backendShmemUnmap: (frontend: Frontend) => frontend.resetDevice() };
+  await session({ shmem: {}, handlers }, async ({ frontend, back, backend, fd }) => {
+    assert.is(await back.acknowledged(MAP, map(7, 0n, 0x1000n), [fd]), 0n);
+    assert.is(await back.acknowledged(UNMAP, map(7, 0n, 0x1000n)), 0n);
+    assert.ok(backend.names.includes('resetDevice!'));
+    assert.equal(frontend.loans.shmem!.mappings, []);
+  });
+});
+
 test('a back-end that goes takes everything with it', async () => {
   const gone: string[] = [];
   const options = {
