@@ -41,12 +41,14 @@ export class WireWriter {
   }
 
   u64(value: bigint, field: string): void {
-    if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value) throw outOfRange(value, field);
+    if (typeof value !== 'bigint' || BigInt.asUintN(64, value) !== value)
+      throw outOfRange(value, 'bigint from 0 to 2^64 - 1', field);
     this.#view.setBigUint64(this.#take(8, field), value, true);
   }
 
   i64(value: bigint, field: string): void {
-    if (typeof value !== 'bigint' || BigInt.asIntN(64, value) !== value) throw outOfRange(value, field);
+    if (typeof value !== 'bigint' || BigInt.asIntN(64, value) !== value)
+      throw outOfRange(value, 'bigint from -2^63 to 2^63 - 1', field);
     this.#view.setBigInt64(this.#take(8, field), value, true);
   }
 
@@ -74,10 +76,11 @@ export class WireWriter {
 }
 
 function integer(value: number, low: number, high: number, field: string): number {
-  if (!Number.isInteger(value) || value < low || value > high) throw outOfRange(value, field);
+  if (!Number.isInteger(value) || value < low || value > high)
+    throw outOfRange(value, `whole number from ${low} to ${high}`, field);
   return value;
 }
 
-function outOfRange(value: number | bigint, field: string): WireError {
-  return new WireError('ERR_WIRE_VALUE', `${field}: ${value} does not fit`);
+function outOfRange(value: number | bigint, expected: string, field: string): WireError {
+  return new WireError('ERR_WIRE_VALUE', `${field}: ${value} is no ${expected}`);
 }

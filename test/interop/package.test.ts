@@ -60,12 +60,21 @@ export const result: string = JSON.stringify([state, bytes, row.id, row.specName
 const everything = `
 import * as main from 'vhost-user';
 import * as codecs from 'vhost-user/codecs';
+import { openFileBacking, RamBacking } from 'vhost-user/backings';
+import { PlatformPacketMemory, Switch } from 'vhost-user/backings/ports';
 import { BlockDevice } from 'vhost-user/devices/blk';
+import { NetDevice } from 'vhost-user/devices/net';
 import { EntropyDevice } from 'vhost-user/devices/entropy';
 import * as testing from 'vhost-user/testing';
 import type { VirtioDevice, BackendOptions, Platform } from 'vhost-user';
 
 const device: VirtioDevice = new EntropyDevice();
+const platform = testing.createFakePlatform();
+export const others: VirtioDevice[] = [
+  new BlockDevice(new RamBacking(platform, 512n)),
+  new NetDevice(new Switch(new PlatformPacketMemory(platform)).addPort()),
+];
+export const open: (platform: Platform, path: string) => unknown = openFileBacking;
 // @ts-expect-error: a device is no number, so the types really resolved.
 const wrong: VirtioDevice = 4;
 // @ts-expect-error: nor is anything here of type any.
@@ -73,6 +82,24 @@ main.serve(device, { socketPath: 4 });
 export const use: [unknown, unknown, BackendOptions | null, Platform | null, unknown, unknown] =
   [main, codecs, null, null, BlockDevice, [testing, wrong]];
 `;
+
+/** What the examples of the pages take for given. */
+const given = `
+declare const bytes: Uint8Array;
+declare const EntropyDevice: typeof import('vhost-user/devices/entropy').EntropyDevice;
+`;
+const pages = ['README.md', ...['blk', 'net', 'entropy'].map((id) => `runtime/devices/${id}/README.md`)];
+
+/** The TypeScript examples of the installed pages, each a file of its own; how many there are. */
+function writeExamples(): number {
+  let count = 0;
+  for (const page of pages) {
+    const text = readFileSync(join(installed, page), 'utf8');
+    for (const [, code] of text.matchAll(/^```ts\n(.*?)^```$/gms)) write(`example-${count++}.ts`, code!);
+  }
+  write('given.d.ts', given);
+  return count;
+}
 
 test.before(() => {
   // What is packed is what \`npm test\` built just now; building again below running tests would change files under them.
@@ -100,6 +127,7 @@ test.before(() => {
   for (const [name, source] of Object.entries({ device, codecs, everything })) {
     write(`${name}.ts`, source);
   }
+  assert.ok(writeExamples() >= 7);
 });
 
 test.after(() => folder[Symbol.dispose]());
@@ -140,7 +168,7 @@ for (const [module, resolution] of [
   ['nodenext', 'nodenext'],
   ['esnext', 'bundler'],
 ] as const) {
-  test(`the types resolve with moduleResolution ${resolution}, library declarations checked too`, () => {
+  test(`the types resolve with moduleResolution ${resolution}, library declarations checked too; all examples compile`, () => {
     write('tsconfig.json', compilerOptions(module, resolution, true));
     run('npx', 'tsc', '-p', '.');
   });
