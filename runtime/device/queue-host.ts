@@ -65,6 +65,8 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   #stayClosed = false;
   #held = false;
   #stopped: ((state: VirtqueueState) => void) | null = null;
+  /** Told when no chain is in flight. */
+  readonly #idle: (() => void)[] = [];
   /** Set by `detach`: told when the last chain is completed. */
   #detached: (() => void) | null = null;
   #abandoned = 0;
@@ -141,6 +143,16 @@ export class QueueHost implements DeviceQueue, LoopQueue {
   }
 
   /**
+   * Calls `done` once no chain is in flight and what was completed is published. The queue must be disabled, so that none is
+   * taken meanwhile. A queue whose device failed does not wait, as in `stop`.
+   */
+  whenIdle(done: () => void): void {
+    this.#idle.push(done);
+    this.#yield();
+    this.#settle();
+  }
+
+  /**
    * Ends the queue and resolves with the ring's position when every chain is completed. A queue whose device failed does
    * not wait: nobody can say that its chains will ever be completed.
    */
@@ -192,6 +204,7 @@ export class QueueHost implements DeviceQueue, LoopQueue {
     if (this.#abandoned === 0) released();
     this.#stopped?.(this.#virtqueue.state());
     this.#stopped = null;
+    for (const done of this.#idle.splice(0)) done();
   }
 
   /** Points the ring at another memory map; only from the action of `whenQuiet`. Throws VirtqueueError. */
@@ -415,11 +428,15 @@ export class QueueHost implements DeviceQueue, LoopQueue {
 
   /** Goes on with what waits for the in-flight chains, once there are none. */
   #settle(): void {
-    if (this.#virtqueue.inFlight > 0 && !(this.#failed && this.#stopped !== null)) return;
-    if (this.#stopped === null && this.#whenQuiet === null) return;
+    const idle = this.#idle.length > 0;
+    if (this.#virtqueue.inFlight > 0 && !(this.#failed && (this.#stopped !== null || idle))) return;
+    if (this.#stopped === null && this.#whenQuiet === null && !idle) return;
     // This may break the ring, and whoever hears of that may end it: what is to be done is looked up afterwards.
     this.commit();
+    for (const done of this.#idle.splice(0)) done();
     const [stopped, action] = [this.#stopped, this.#whenQuiet];
+    // What ran because of a failed device leaves chains in flight.
+    if (stopped === null && this.#virtqueue.inFlight > 0) return;
     if (stopped !== null) {
       this.#stopped = null;
       stopped(this.#virtqueue.state());

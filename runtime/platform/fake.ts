@@ -250,7 +250,10 @@ class InMemoryPlatform implements FakePlatform {
   }
 
   signalEventFd(fd: number): void {
-    this.#counter(fd, 'write').signal();
+    const description = this.#fds.get(fd, 'write');
+    if (description instanceof StreamEnd)
+      description.send(new Uint8Array(new BigUint64Array([1n]).buffer), []);
+    else this.#counter(fd, 'write').signal();
   }
 
   takeEventFd(fd: number): bigint {

@@ -64,7 +64,10 @@ export interface Platform {
 
   // --- eventfds
   createEventFd(): number;
-  /** Adds one. A full counter is success: the peer has a signal pending. Never blocks. */
+  /**
+   * Adds one; to a pipe or a socket that stands in for an eventfd it writes the same 8 bytes. A full one is success: the peer has
+   * a signal pending. Never blocks.
+   */
   signalEventFd(fd: number): void;
   /**
    * Calls back on the loop after the counter was drained natively. `close` stops watching; it does not close the fd.

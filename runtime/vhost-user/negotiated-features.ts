@@ -68,6 +68,8 @@ export class NegotiatedFeatures {
    * Bit 30 (PROTOCOL_FEATURES) counts as negotiated as soon as SET_PROTOCOL_FEATURES came: QEMU before 7.2 uses protocol
    * features and SET_VRING_ENABLE, but never accepts the bit itself. It also counts before the first SET_FEATURES: DPDK's
    * virtio-user, as a server, begins the conversation with a back-end that has returned by disabling and stopping its rings.
+   * INFLIGHT_SHMFD counts before SET_PROTOCOL_FEATURES: StratoVirt hands the region to a back-end that has returned without
+   * negotiating protocol features again.
    */
   refusal(gate: Gate): string | null {
     const virtio = gate.virtioOffered
@@ -75,9 +77,12 @@ export class NegotiatedFeatures {
       : this.#protocolUsed || !this.#featuresSet
         ? this.accepted | (this.offered & VirtioFeature.vhostUserProtocolFeatures)
         : this.accepted;
+    const protocol = this.#protocolUsed
+      ? this.acceptedProtocol
+      : this.offeredProtocol & ProtocolFeature.inflightShmfd;
     const missing = [
       ...featureNames(virtioFeatureTable, gate.virtio & ~virtio),
-      ...featureNames(protocolFeatureTable, gate.protocol & ~this.acceptedProtocol),
+      ...featureNames(protocolFeatureTable, gate.protocol & ~protocol),
     ];
     if (missing.length > 0) {
       return `needs ${missing.join(', ')}, which ${gate.virtioOffered ? 'is not offered' : 'was not negotiated'}`;

@@ -8,7 +8,7 @@ export interface VringSignalsContext {
   readonly log: (level: 'warn' | 'debug', message: string, fields: Record<string, unknown>) => void;
 }
 
-/** How a ring tells the front-end that something was used, or that it broke: by eventfd, or by message where there is none. */
+/** How a ring tells the front-end that something was used, or that it broke: by eventfd (or what stands in for one), or by message where there is none. */
 export class VringSignals {
   readonly #ring: number;
   readonly #context: VringSignalsContext;
@@ -35,6 +35,8 @@ export class VringSignals {
       this.#context.platform.signalEventFd(fd.fd);
     } catch (error) {
       this.#context.log('warn', `ring ${this.#ring}: cannot signal its ${what} fd`, { error });
+      // Nobody reads it any more, and nobody will.
+      this.replace(what, null);
     }
   }
 

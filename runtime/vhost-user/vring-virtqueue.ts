@@ -51,7 +51,7 @@ export function startVringVirtqueue(context: VirtqueueContext, ring: VringPlace)
       areas,
       memory,
       ...(ring.translation === undefined ? {} : { translation: ring.translation }),
-      state: position(platform, format, ring, inflight !== null),
+      state: position(platform, format, ring),
       ...(inflight === null ? {} : { inflight }),
     },
     platform.windows,
@@ -60,20 +60,19 @@ export function startVringVirtqueue(context: VirtqueueContext, ring: VringPlace)
 
 /**
  * Where the ring goes on. A split ring's base is the available index alone; the used index stands in the ring itself,
- * where the device before, in this process or another, left it.
- *
- * A base of 0 for a ring that was used: DPDK's virtio-user, as a server, tells it to every back-end that returns, and goes on
- * where it is. Without a record of what is in flight, what was not used is then all still to be done.
+ * where the device before, in this process or another, left it. A ring was drained when it was stopped, so both are the same,
+ * and where they are not the used index is right: what was not used is all still to be done (of what is in flight beyond it a
+ * region tells). Front-ends are wrong about the base: DPDK's virtio-user, as a server, tells 0 to every back-end that returns;
+ * cloud-hypervisor, Firecracker and StratoVirt tell what the driver has made available, for a driver that fills its ring early
+ * as well as for a back-end that returns. DPDK's back-end goes by the used index, too.
  */
 function position(
   platform: Platform,
   format: 'split' | 'packed',
   { index, base, areas }: VringPlace,
-  tracked: boolean,
 ): VirtqueueState {
   const state = base === null ? initialVirtqueueState(format) : decodeBase(format, base);
   if (state.format === 'packed') return state;
   const nextUsed = readSplitUsedIndex(platform.windows, areas.device, index);
-  const untold = base === null || (base === 0 && !tracked);
-  return { ...state, nextUsed, ...(untold ? { nextAvailable: nextUsed } : {}) };
+  return { ...state, nextUsed, nextAvailable: nextUsed };
 }

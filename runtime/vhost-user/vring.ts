@@ -45,7 +45,7 @@ const DEFAULT_MAX_SIZE = 1024;
  *       SET_VRING_KICK, VRING_KICK      SET_VRING_ENABLE 1, or SET_FEATURES without bit 30
  *   stopped ─────────────────▶ started       disabled ──────────────▶ enabled
  *           ◀───────────────── drained                ◀────────────── 0
- *             GET_VRING_BASE, reset
+ *             GET_VRING_BASE, reset; what describes a disabled ring anew
  *
  * A started ring is live, i.e. has a virtqueue and a QueueHost, once its size, its addresses and the memory they lie in
  * are there, in whatever order they come. A live ring whose memory is taken away stays closed until it is there again.
@@ -195,6 +195,18 @@ export class Vring implements TranslatedRing {
     this.#enabled = enabled;
     if (enabled) this.#host?.enable();
     else this.#host?.disable();
+  }
+
+  /** Resolves when the disabled ring has no chain in flight. */
+  async idle(): Promise<void> {
+    const host = this.#host;
+    if (host !== null) await new Promise<void>((resolve) => host.whenIdle(resolve));
+  }
+
+  /** A driver makes the ring anew without anybody having stopped it: whatever it was before is over. */
+  async abandon(): Promise<void> {
+    await this.stop();
+    this.#base = this.#baseBeforeReset = null;
   }
 
   /** Stops the ring once every chain in flight is completed, and gives its position in wire form. */

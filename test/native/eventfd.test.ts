@@ -61,6 +61,29 @@ test('a full counter is success, whether or not the peer made the eventfd non-bl
   platform.closeFd(fd);
 });
 
+test('a socket that stands in for an eventfd gets 8 bytes a signal; a full one, or one that blocks, is not waited for', () => {
+  const [fd, peer] = platform.socketPair();
+  // Blocking, as user mode Linux makes it.
+  const script = 'open(my $fd, "+>&=", 3) or die; fcntl($fd, 4, 2) or die "F_SETFL: $!"';
+  const child = spawnSync('perl', ['-e', script], {
+    stdio: ['ignore', 'ignore', 'pipe', fd],
+    encoding: 'utf8',
+  });
+  assert.is(child.status, 0, child.stderr);
+  platform.signalEventFd(fd);
+  const value = Buffer.alloc(16);
+  assert.is(readSync(peer, value), 8);
+  assert.is(value.readBigUInt64LE(), 1n);
+  for (let i = 0; i < 100_000; i++) platform.signalEventFd(fd);
+  assert.is(readSync(peer, value), 16);
+  platform.closeFd(peer);
+  assert.is(
+    errno(() => platform.signalEventFd(fd)),
+    'EPIPE',
+  );
+  platform.closeFd(fd);
+});
+
 test('signalling what cannot be signalled says so', () => {
   const fd = platform.createEventFd();
   platform.closeFd(fd);

@@ -8,6 +8,7 @@ import {
 } from '../../errors.js';
 import { decodeExactly, encodeToBytes, u64, type RequestRow } from '../../wire/index.js';
 import { frontendRequestById, frontendRequests } from '../../../generated/vhost-user/frontend-requests.js';
+import { MemoryRegion, MemoryTable } from '../../../generated/vhost-user/payloads.js';
 import { HeaderFlag } from '../../../generated/vhost-user/header.js';
 import type { FdBundle, OwnedFd } from '../fd-bundle.js';
 import { expectedFds, replyRuleOf } from '../message-rules.js';
@@ -27,6 +28,8 @@ export interface DispatcherOptions {
   readonly onFatal: (error: VhostUserError) => void;
 }
 
+/** Bytes of a memory table before its regions. */
+const MEMORY_TABLE_HEADER = MemoryTable.minSize;
 /** An acknowledgement that says no. */
 const FAILURE = 1n;
 
@@ -81,7 +84,7 @@ export class RequestDispatcher {
     if (isPostcopyGoOn(row, message)) return undefined;
     const rule = replyRuleOf(row, this.#options.features);
     const mayBeEmpty = rule.kind === 'payload' && rule.confirmed === true;
-    const payload = decodePayload(row, mayBeEmpty ? orZero(message.payload) : message.payload);
+    const payload = decodePayload(row, fitted(row, mayBeEmpty ? orZero(message.payload) : message.payload));
     checkFds(row, payload, message.fds.count);
     return this.#options.handler(row)(payload, message.fds);
   }
@@ -137,6 +140,20 @@ export class RequestDispatcher {
 /** A confirmation is empty by the text, and a u64 of 0 by all who send one: a table of nothing. */
 function orZero(payload: Uint8Array): Uint8Array {
   return payload.byteLength === 0 ? new Uint8Array(8) : payload;
+}
+
+/**
+ * User mode Linux sends its memory table with room for two regions whether there is a second one or not: whole regions of
+ * zeros behind the last one are nothing.
+ */
+function fitted(row: RequestRow, payload: Uint8Array): Uint8Array {
+  if (row.id !== frontendRequests.setMemTable.id || payload.byteLength <= MEMORY_TABLE_HEADER) return payload;
+  const count = new DataView(payload.buffer, payload.byteOffset, 4).getUint32(0, true);
+  const size = MEMORY_TABLE_HEADER + count * MemoryRegion.minSize;
+  const rest = payload.byteLength - size;
+  if (rest <= 0 || rest % MemoryRegion.minSize !== 0 || payload.byteLength > MemoryTable.maxSize)
+    return payload;
+  return payload.subarray(size).every((byte) => byte === 0) ? payload.subarray(0, size) : payload;
 }
 
 function decodePayload(row: RequestRow, payload: Uint8Array): unknown {

@@ -233,9 +233,22 @@ export class BackendSession implements Disposable {
     return false;
   }
 
-  /** Throws ERR_VHOST_STATE while a ring runs. */
-  mustBeStopped(what: string): void {
-    if (this.running) throw new VhostError('ERR_VHOST_STATE', `${what} cannot change while rings run`);
+  /** Throws ERR_VHOST_STATE while a ring runs that is enabled; stops the others. */
+  mustBeStopped(what: string): void | Promise<void> {
+    if (!this.running) return undefined;
+    const live = Array.from(this.#vrings.values()).filter(({ host }) => host !== null);
+    if (live.some(({ enabled }) => enabled)) {
+      throw new VhostError('ERR_VHOST_STATE', `${what} cannot change while rings run`);
+    }
+    return this.abandonRings(live);
+  }
+
+  /** Stops disabled rings that are about to be described anew. */
+  async abandonRings(vrings: readonly Vring[]): Promise<void> {
+    await Promise.all(vrings.map((vring) => vring.abandon()));
+    if (this.#ended)
+      throw new VhostError('ERR_VHOST_STATE', 'the session ended while rings were being stopped');
+    this.ringStopped();
   }
 
   get inflightShape(): InflightShape {
@@ -251,7 +264,7 @@ export class BackendSession implements Disposable {
     // LOG_ALL comes and goes with a migration and concerns neither a ring's layout nor its state.
     const changed = before ^ word;
     if (this.running && (changed & ~VirtioFeature.vhostLogAll) !== 0n) {
-      throw new VhostError('ERR_VHOST_STATE', 'features other than LOG_ALL cannot change while rings run');
+      return this.mustBeStopped('features other than LOG_ALL')?.then(() => this.setFeatures(word));
     }
     this.features.accept(word);
     if (!this.iommu.active) this.iommu.flush();

@@ -2,16 +2,16 @@ import type { Handlers } from './handler-map.js';
 
 /** Tracking of chains in flight, by which a back-end that was killed can be replaced. */
 export const inflightHandlers: Handlers<'getInflightFd' | 'setInflightFd' | 'getVringBaseSkipDrain'> = {
-  getInflightFd: (session, wanted, fds) => {
-    session.mustBeStopped('in-flight memory');
+  getInflightFd: async (session, wanted, fds) => {
+    await session.mustBeStopped('in-flight memory');
     const { fd, description } = session.inflight.create(wanted, session.inflightShape);
     fds.attach(fd);
     return description;
   },
 
-  setInflightFd: (session, description, fds) => {
+  setInflightFd: async (session, description, fds) => {
     using fd = fds.take()!;
-    session.mustBeStopped('in-flight memory');
+    await session.mustBeStopped('in-flight memory');
     session.inflight.set(description, fd, session.inflightShape);
   },
 
