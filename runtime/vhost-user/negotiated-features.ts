@@ -14,7 +14,6 @@ export class NegotiatedFeatures {
   /** Named states of the conversation that reply rules depend on, e.g. `postcopy-listening`. */
   readonly states = new Set<string>();
   #protocolUsed = false;
-  #featuresSet = false;
 
   constructor(offered: bigint, offeredProtocol: bigint) {
     this.offered = offered;
@@ -31,7 +30,6 @@ export class NegotiatedFeatures {
       );
     }
     this.accepted = word;
-    this.#featuresSet = true;
   }
 
   /** SET_PROTOCOL_FEATURES. Throws ERR_VHOST_PAYLOAD when a bit was not offered or lacks one that it needs. */
@@ -65,18 +63,16 @@ export class NegotiatedFeatures {
   /**
    * Why a request with this gate is not legal now; null when it is.
    *
-   * Bit 30 (PROTOCOL_FEATURES) counts as negotiated as soon as SET_PROTOCOL_FEATURES came: QEMU before 7.2 uses protocol
-   * features and SET_VRING_ENABLE, but never accepts the bit itself. It also counts before the first SET_FEATURES: DPDK's
-   * virtio-user, as a server, begins the conversation with a back-end that has returned by disabling and stopping its rings.
+   * Bit 30 (PROTOCOL_FEATURES) counts as negotiated, where it is offered: QEMU before 7.2 uses protocol features and
+   * SET_VRING_ENABLE, but never accepts the bit itself; DPDK's virtio-user of 2018 knows no protocol features and uses the
+   * request; as a server it begins the conversation with a back-end that has returned by disabling and stopping its rings.
    * INFLIGHT_SHMFD counts before SET_PROTOCOL_FEATURES: StratoVirt hands the region to a back-end that has returned without
    * negotiating protocol features again.
    */
   refusal(gate: Gate): string | null {
     const virtio = gate.virtioOffered
       ? this.offered
-      : this.#protocolUsed || !this.#featuresSet
-        ? this.accepted | (this.offered & VirtioFeature.vhostUserProtocolFeatures)
-        : this.accepted;
+      : this.accepted | (this.offered & VirtioFeature.vhostUserProtocolFeatures);
     const protocol = this.#protocolUsed
       ? this.acceptedProtocol
       : this.offeredProtocol & ProtocolFeature.inflightShmfd;

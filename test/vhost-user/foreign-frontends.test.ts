@@ -338,4 +338,28 @@ test('it is refused from one that has negotiated others', async () => {
   await talk.close();
 });
 
+// --- SET_VRING_ENABLE without bit 30 (DPDK's virtio-user of 2018)
+
+test('rings are enabled and disabled without bit 30 and without protocol features; a stop is a RESET_OWNER', async () => {
+  const talk = Conversation.open();
+  const guest = new SharedGuest(talk.platform);
+  const { frontend } = talk;
+  frontend.send(Request.setOwner);
+  frontend.send(Request.setFeatures, bytes(VERSION_1));
+  const ring = RunningRing.start(talk, guest);
+  ring.offer();
+  await ring.used(1);
+  frontend.send(Request.setVringEnable, bytes(0, 0));
+  await frontend.ask(Request.getFeatures);
+  ring.offer();
+  await turns(5);
+  assert.is(ring.ring.usedIndex, 1);
+  frontend.send(Request.resetOwner);
+  frontend.send(Request.setOwner);
+  frontend.send(Request.setFeatures, bytes(VERSION_1));
+  describe(talk, guest, 16, ring.kick.fd);
+  await until(() => guest.view(0xa000, 4).getUint16(2, true) === 1, 'the new ring is served');
+  await talk.close();
+});
+
 test.run();
