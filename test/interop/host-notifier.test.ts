@@ -8,7 +8,7 @@ import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { serveDevice } from '../../runtime/vhost-user/backend/server.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { Guest } from '../support/guest/guest.js';
-import { TemporaryFolder } from '../support/guest/processes.js';
+import { eventually, TemporaryFolder } from '../support/guest/processes.js';
 
 const PAGE = 4096;
 /** A guest writes the index of the queue, which is 0. */
@@ -81,6 +81,11 @@ test('a guest rings the doorbell of its queue instead of kicking', async () => {
         ...['-device', 'vhost-user-rng-pci,chardev=c0,page-per-vq=on'],
       ],
     });
+    // The guest does not wait for QEMU's answer to the device.
+    await eventually(
+      () => device.answers.length > 0,
+      () => `no answer to the offer\n${log.join('\n')}`,
+    );
     assert.equal(device.answers, ['mapped'], log.join('\n'));
     const { acceptedProtocol } = backend.session!.features;
     assert.ok(
