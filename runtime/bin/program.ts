@@ -99,6 +99,8 @@ async function serve<Table extends OptionTable>(
 
   const platform = createLinuxPlatform();
   const opened: OpenDevice[] = [];
+  // Before the log says that it serves: who reads that may send it at once.
+  process.on('SIGHUP', () => opened.forEach((each) => refresh(each, log)));
   try {
     const options = {
       platform,
@@ -115,7 +117,6 @@ async function serve<Table extends OptionTable>(
       for (const warning of each.warnings ?? []) log('warn', warning, each.fields);
       return backend;
     });
-    process.on('SIGHUP', () => opened.forEach((each) => refresh(each, log)));
     await Promise.all(backends.map(({ finished }) => finished));
   } finally {
     // When one cannot be served, the others end, and leave no socket behind.
