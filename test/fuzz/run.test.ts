@@ -5,11 +5,15 @@ import * as assert from 'uvu/assert';
 
 const test = suite('the fuzzer');
 
-function fuzz(kind: string, ...rest: string[]): { status: number | null; output: string } {
+function fuzz(
+  kind: string,
+  options: readonly string[] = [],
+  environment: NodeJS.ProcessEnv = {},
+): { status: number | null; output: string } {
   const { status, stdout, stderr } = spawnSync(
     process.execPath,
-    [fileURLToPath(new URL('run.js', import.meta.url)), `--kind=${kind}`, ...rest],
-    { encoding: 'utf8', env: { ...process.env, FUZZ_HANG_MS: '2000' } },
+    [fileURLToPath(new URL('run.js', import.meta.url)), `--kind=${kind}`, ...options],
+    { encoding: 'utf8', env: { ...process.env, ...environment } },
   );
   return { status, output: stdout + stderr };
 }
@@ -20,7 +24,7 @@ function kindFile(name: string): string {
 
 test('a finding names the sequence that shows it, in one command', () => {
   const kind = kindFile('fuzz-throws');
-  const { status, output } = fuzz(kind, '--seed=4294967294', '--inputs=100');
+  const { status, output } = fuzz(kind, ['--seed=4294967294', '--inputs=100']);
   assert.is(status, 1);
   assert.match(output, 'found on purpose');
   assert.match(output, 'a finding after 30 inputs');
@@ -30,21 +34,23 @@ test('a finding names the sequence that shows it, in one command', () => {
 });
 
 test('a sequence that stands still is ended and named', () => {
-  const { status, output } = fuzz(kindFile('fuzz-hangs'), '--seed=7', '--inputs=100');
+  const { status, output } = fuzz(kindFile('fuzz-hangs'), ['--seed=7', '--inputs=100'], {
+    FUZZ_HANG_MS: '2000',
+  });
   assert.is(status, 1);
   assert.match(output, 'a hang');
   assert.match(output, '--seed=8 --inputs=1');
 });
 
 test('a process that dies is a finding', () => {
-  const { status, output } = fuzz(kindFile('fuzz-dies'), '--seed=7', '--inputs=100');
+  const { status, output } = fuzz(kindFile('fuzz-dies'), ['--seed=7', '--inputs=100']);
   assert.is(status, 1);
   assert.match(output, 'ended with SIGSEGV');
   assert.match(output, '--seed=9 --inputs=1');
 });
 
 test('without a finding it says how much was played; the seed is printed first', () => {
-  const { status, output } = fuzz('packed-driver', '--seed=5', '--inputs=200');
+  const { status, output } = fuzz('packed-driver', ['--seed=5', '--inputs=200']);
   assert.is(status, 0);
   assert.match(
     output,
@@ -54,11 +60,11 @@ test('without a finding it says how much was played; the seed is printed first',
 });
 
 function again(seed: number): string {
-  return fuzz('packed-driver', `--seed=${seed}`, '--inputs=200').output;
+  return fuzz('packed-driver', [`--seed=${seed}`, '--inputs=200']).output;
 }
 
 test('what cannot be meant is refused', () => {
-  assert.is(fuzz('split', '--inputs=many').status, 2);
+  assert.is(fuzz('split', ['--inputs=many']).status, 2);
   assert.is(fuzz('no-such-kind').status, 2);
 });
 

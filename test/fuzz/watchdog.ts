@@ -9,24 +9,28 @@ export class Watchdog {
   readonly #path: string;
   readonly #timer: NodeJS.Timeout;
   #seen = '';
-  #since = performance.now();
+  #looked = performance.now();
+  /** Milliseconds for which nothing has moved. */
+  #still = 0;
 
   /** `onHang` is called once, when the sequence in the file at `path` was the same for `limit` milliseconds. */
   constructor(path: string, limit: number, onHang: () => void) {
     this.#path = path;
-    this.#timer = setInterval(
-      () => {
-        const now = JSON.stringify(this.last());
-        if (now !== this.#seen) {
-          this.#seen = now;
-          this.#since = performance.now();
-        } else if (!this.barked && performance.now() - this.#since > (now === 'null' ? START : 1) * limit) {
-          this.barked = true;
-          onHang();
-        }
-      },
-      Math.min(1000, limit / 4),
-    );
+    const interval = Math.min(1000, limit / 4);
+    this.#timer = setInterval(() => {
+      const now = JSON.stringify(this.last());
+      const looked = performance.now();
+      // A machine that stands still as a whole stops the process too.
+      const passed = Math.min(looked - this.#looked, 2 * interval);
+      this.#looked = looked;
+      if (now !== this.#seen) {
+        this.#seen = now;
+        this.#still = 0;
+      } else if ((this.#still += passed) > (now === 'null' ? START : 1) * limit && !this.barked) {
+        this.barked = true;
+        onHang();
+      }
+    }, interval);
   }
 
   /** The sequence that the process is at or was at last. */
