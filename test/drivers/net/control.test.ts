@@ -31,7 +31,7 @@ async function withClient(
     using client = await NetClient.start({
       platform,
       path: PATH,
-      signal: AbortSignal.timeout(20_000),
+      signal: AbortSignal.timeout(120_000),
       queueSize: 64,
       ...options,
     });
@@ -111,7 +111,7 @@ for (const format of ['split', 'packed'] as const) {
   test(`${format}: queue pairs are enabled and disabled while they run`, async () => {
     await withClient({ format, queuePairs: 3 }, async (client) => {
       assert.is(client.controlState!.queuePairs, 3);
-      const signal = AbortSignal.timeout(20_000);
+      const signal = AbortSignal.timeout(120_000);
       const through = async (pair: number): Promise<void> => {
         const bytes = new Uint8Array(60).fill(pair + 1);
         await client.send([bytes], { pair, signal });
@@ -198,9 +198,9 @@ test('another back-end takes over: packets under way are sent to it, and buffers
     queueSize: 32,
     reconnect: true,
     retry: { attempts: 1000, delayMilliseconds: 1 },
-    signal: AbortSignal.timeout(20_000),
+    signal: AbortSignal.timeout(120_000),
   });
-  const signal = AbortSignal.timeout(20_000);
+  const signal = AbortSignal.timeout(120_000);
   for (let round = 0; round < 3; round++) {
     const packets = Array.from({ length: 20 }, (_, i) => new Uint8Array(100).fill(i + round * 32));
     await client.send(packets, { signal });

@@ -43,7 +43,7 @@ for (const format of ['split', 'packed'] as const) {
         await using loopback = echo({ format, deviceFeatures, ...variant });
         using client = new NetClient(loopback);
         const packets = Array.from({ length: 300 }, (_, i) => packet(14 + ((i * 97) % 1505), i));
-        const signal = AbortSignal.timeout(20_000);
+        const signal = AbortSignal.timeout(120_000);
         const [received] = await Promise.all([
           client.receive(packets.length, { signal }),
           client.send(packets, { signal }),
@@ -62,7 +62,7 @@ for (const format of ['split', 'packed'] as const) {
     await using loopback = echo({ format, deviceFeatures: NetFeature.mrgRxbuf });
     using client = new NetClient(loopback, { receive: { bufferLength: 100 } });
     const packets = [1514, 14, 88, 89, 600, 1514].map(packet);
-    const signal = AbortSignal.timeout(20_000);
+    const signal = AbortSignal.timeout(120_000);
     await client.send(packets, { signal });
     const received = await client.receive(packets.length, { signal });
     assert.equal(
@@ -138,7 +138,7 @@ for (const format of ['split', 'packed'] as const) {
     while (numbers.length < 100) {
       for (const table of tables) {
         if (numbers.length === 100) break;
-        await receiver.ready(AbortSignal.timeout(20_000));
+        await receiver.ready(AbortSignal.timeout(120_000));
         receiver.receive(table);
         for (let row = 0; row < table.count; row++) {
           const segment = table.packets[row * PACKET_STRIDE + PacketField.firstSegment]!;

@@ -75,7 +75,7 @@ for (const format of ['split', 'packed'] as const) {
       using client = new NetClient(loopback);
       const { receiver } = client.pairs[0]!;
       const table = new PacketTable(4);
-      const signal = AbortSignal.timeout(10_000);
+      const signal = AbortSignal.timeout(120_000);
       await receiver.ready(signal);
       // The three buffers may come in several calls; the first packet comes in any case.
       assert.is(receiver.receive(table, 1), 1);
@@ -98,7 +98,7 @@ for (const format of ['split', 'packed'] as const) {
     const card = new ScriptedCard(answer(3, 10, 1));
     await using loopback = new Loopback(card, { format, queueSize: 4 });
     using client = new NetClient(loopback);
-    const waiting = client.receive(1, { signal: AbortSignal.timeout(10_000) });
+    const waiting = client.receive(1, { signal: AbortSignal.timeout(120_000) });
     let arrived = false;
     void waiting.then(() => (arrived = true));
     await turns();
@@ -115,7 +115,7 @@ for (const format of ['split', 'packed'] as const) {
     await using loopback = new Loopback(card, { format, queueSize: 4 });
     using client = new NetClient(loopback);
     const { receiver } = client.pairs[0]!;
-    await receiver.ready(AbortSignal.timeout(10_000));
+    await receiver.ready(AbortSignal.timeout(120_000));
     assert.throws(() => receiver.receive(new PacketTable(1)), /2 buffers; the table takes 1 segments/);
   });
 }
