@@ -5,7 +5,7 @@ import { SUPPORTED_PROTOCOL_FEATURES } from '../../runtime/vhost-user/frontend/f
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import type { Platform } from '../../runtime/platform/platform.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
-import { type RunningProgram, within } from '../support/guest/processes.js';
+import { PATIENCE, type RunningProgram, within } from '../support/guest/processes.js';
 import { Random } from '../support/random.js';
 import { type Backends, startProgram } from './backends.js';
 import type { Combination } from './combinations.js';
@@ -24,7 +24,7 @@ export interface CrashOptions {
   readonly socketPath: string;
   readonly backends: Backends;
   readonly mode?: CrashMode;
-  /** Milliseconds in which everything is to come back. */
+  /** Milliseconds in which everything is to come back once a back-end was killed. */
   readonly settleLimit?: number;
 }
 
@@ -47,7 +47,7 @@ export interface CrashCounts {
 }
 
 /** However loaded the machine is. */
-const SETTLE_LIMIT = 30_000;
+const SETTLE_LIMIT = PATIENCE;
 /** A back-end that was to die by its own hand may have too little to do for it. */
 const DEATH_LIMIT = 300;
 /** Kills between two pauses in which everything must come back. */
@@ -163,7 +163,7 @@ class CrashRun implements AsyncDisposable {
   async pause(driver: VirtioDriver, load: Load, backend: RunningProgram): Promise<void> {
     await this.#or(
       load,
-      within(this.#options.settleLimit ?? SETTLE_LIMIT, load.settle(), () => {
+      within(this.#settleLimit, load.settle(), () => {
         const queues = driver.queues.map((queue) => queue.driver.inFlight).join(', ');
         return `${load.underWay} requests never came back; in the rings: ${queues}`;
       }),
@@ -181,6 +181,10 @@ class CrashRun implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#backend?.[Symbol.asyncDispose]();
+  }
+
+  get #settleLimit(): number {
+    return (this.killed > 0 ? this.#options.settleLimit : undefined) ?? SETTLE_LIMIT;
   }
 
   #look(load: Load): void {

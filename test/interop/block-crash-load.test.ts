@@ -16,7 +16,7 @@ import { combinations, nameOf } from '../crash/combinations.js';
 import { type CrashMode, type CrashOptions, crashRun } from '../crash/crash-run.js';
 import { DISK_SECTORS, Load, LOAD_QUEUES } from '../crash/load.js';
 import { SECTOR, SectorModel } from '../crash/sector-model.js';
-import { TemporaryFolder } from '../support/guest/processes.js';
+import { PATIENCE, TemporaryFolder } from '../support/guest/processes.js';
 import { Random } from '../support/random.js';
 
 const test = suite('a back-end that is killed under load');
@@ -81,7 +81,7 @@ for (const number of [3, 7]) {
     await using backend = await backends.start(assignment);
     const model = new SectorModel(DISK_SECTORS);
     const random = new Random(number);
-    const signal = AbortSignal.timeout(60_000);
+    const signal = AbortSignal.timeout(PATIENCE);
     for (let round = 0; round < 12; round++) {
       const driver = await VirtioDriver.start({
         ...{ platform, path, format, indirect, eventIdx, signal },

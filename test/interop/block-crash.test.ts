@@ -116,7 +116,10 @@ for (const packed of ['off', 'on']) {
           touch /run/stop
           for writer in $(seq 0 ${queues - 1}); do while [ ! -e /run/stopped$writer ]; do usleep 10000; done; done`);
         assert.is(await guest.read('cat /run/failed'), '', 'no write failed');
-        assert.not.match(await guest.read('dmesg'), /I\/O error|blk_update_request|timeout|hung task/i);
+        assert.not.match(
+          await guest.read('dmesg'),
+          /I\/O error|blk_update_request|virtblk_timeout|blocked for more than/i,
+        );
         await guest.read('echo 3 > /proc/sys/vm/drop_caches');
         const file = readFileSync(disk);
         for (let writer = 0; writer < queues; writer++) {

@@ -201,7 +201,7 @@ for (const ring of ['split', 'packed'] as const) {
     await using guest = await Guest.boot({ devices: blockDevice(served.socket, packed) });
     await served.disk.copyAround(guest, 8);
     await startWork(guest);
-    assert.equal(await served.daemon.terminate('SIGTERM', 3000), { status: 0, signal: null });
+    assert.equal(await served.daemon.terminate(), { status: 0, signal: null });
     assert.is(served.disk.difference(), null);
   });
 }

@@ -1,10 +1,5 @@
 /** The mock front-end and the driver's queues against a back-end that is not ours: qemu-storage-daemon. */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import {
@@ -13,44 +8,31 @@ import {
   MockDriver,
   type MockDriverOptions,
 } from '../../runtime/testing/index.js';
+import { startListening } from '../support/guest/daemon.js';
+import { PATIENCE, type RunningProgram, TemporaryFolder } from '../support/guest/processes.js';
 import { Random } from '../support/random.js';
 
 const test = suite('qemu-storage-daemon under the mock driver');
 
 const DISK_BYTES = 16 << 20;
 const BLOCK_BYTES = 4096;
-const START_LIMIT_MS = 20_000;
 
-let folder: string;
-let daemon: ChildProcess;
+const folder = new TemporaryFolder();
+let daemon: RunningProgram;
 
 test.before(async () => {
-  folder = mkdtempSync(join(tmpdir(), 'vhost-user-foreign-'));
   writeFileSync(imagePath(), '');
   truncateSync(imagePath(), DISK_BYTES);
-  daemon = spawn(
-    'qemu-storage-daemon',
-    [
-      ...['--blockdev', `driver=file,node-name=disk,filename=${imagePath()},discard=unmap`],
-      '--export',
-      `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${socketPath()},writable=on,num-queues=2`,
-    ],
-    { stdio: ['ignore', 'inherit', 'inherit'] },
-  );
-  const limit = performance.now() + START_LIMIT_MS;
-  while (!existsSync(socketPath())) {
-    if (daemon.exitCode !== null || performance.now() > limit)
-      throw new Error('qemu-storage-daemon did not start');
-    await sleep(20);
-  }
+  daemon = await startListening('qemu-storage-daemon', socketPath(), 'qemu-storage-daemon', [
+    ...['--blockdev', `driver=file,node-name=disk,filename=${imagePath()},discard=unmap`],
+    '--export',
+    `type=vhost-user-blk,id=export,node-name=disk,addr.type=unix,addr.path=${socketPath()},writable=on,num-queues=2`,
+  ]);
 });
 
 test.after(async () => {
-  if (daemon.exitCode === null) {
-    daemon.kill();
-    await once(daemon, 'exit');
-  }
-  rmSync(folder, { recursive: true, force: true });
+  await daemon[Symbol.asyncDispose]();
+  folder[Symbol.dispose]();
 });
 
 const variants: Partial<MockDriverOptions>[] = [
@@ -132,17 +114,17 @@ function start(options: Partial<MockDriverOptions>): Promise<MockDriver> {
   return MockDriver.start({
     platform: createLinuxPlatform(),
     path: socketPath(),
-    signal: AbortSignal.timeout(START_LIMIT_MS),
+    signal: AbortSignal.timeout(PATIENCE),
     ...options,
   });
 }
 
 function imagePath(): string {
-  return join(folder, 'disk.img');
+  return folder.file('disk.img');
 }
 
 function socketPath(): string {
-  return join(folder, 'disk.sock');
+  return folder.file('disk.sock');
 }
 
 test.run();

@@ -7,7 +7,7 @@ import { VirtioDriver, type VirtioDriverOptions } from '../../runtime/drivers/vi
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import { daemonPath, startDaemon, startListening } from '../support/guest/daemon.js';
-import { RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
+import { PATIENCE, RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
 import { Qmp } from '../support/guest/qmp.js';
 import { Random } from '../support/random.js';
 
@@ -16,7 +16,7 @@ const test = suite('front-end on block back-ends');
 const MIB = 1 << 20;
 const DISK = 8 * MIB;
 const BLOCK = 4096;
-const LIMIT_MS = 30_000;
+const LIMIT_MS = PATIENCE;
 
 const platform = createLinuxPlatform();
 

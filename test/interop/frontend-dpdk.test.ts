@@ -6,12 +6,12 @@ import { VirtioDriver } from '../../runtime/drivers/virtio-driver.js';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { NetFeature } from '../../generated/virtio/devices/net/features.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
-import { RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
+import { PATIENCE, RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
 import { testpmdPath } from '../support/testpmd.js';
 
 const test = suite('front-end on testpmd net_vhost');
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = PATIENCE;
 const HEADER_BYTES = 12;
 const PACKET_BYTES = 64;
 

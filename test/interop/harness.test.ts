@@ -51,7 +51,7 @@ test('a guest runs every script, also while what earlier ones left running ends'
   const comment = '#'.repeat(6000);
   for (let i = 0; i < 20; i++) {
     await guest.read('for i in 1 2 3 4 5 6 7 8; do (busybox usleep ${i}0000; true) & done');
-    assert.is(await guest.read(`echo ${i} ${comment}`, 10_000), `${i}`);
+    assert.is(await guest.read(`echo ${i} ${comment}`), `${i}`);
   }
 });
 

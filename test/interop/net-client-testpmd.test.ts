@@ -2,13 +2,13 @@ import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { NetClient, type NetStartOptions } from '../../runtime/drivers/net/net-client.js';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
-import { TemporaryFolder } from '../support/guest/processes.js';
+import { PATIENCE, TemporaryFolder } from '../support/guest/processes.js';
 import { Testpmd, testpmdPath } from '../support/testpmd.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 
 const test = suite("the network client on testpmd's net_vhost");
 
-const LIMIT_MS = 30_000;
+const LIMIT_MS = PATIENCE;
 const LENGTHS = [60, 64, 1500];
 const PACKETS = 700;
 

@@ -49,7 +49,6 @@ export class LiveMigration implements Disposable {
         return info.ram !== undefined && info.ram.remaining < info.ram.total / 4 ? info : null;
       },
       () => 'the first round of the migration does not go on',
-      60_000,
     );
     await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': HELD });
     if (ram!['dirty-sync-count'] > 1) throw new Error('the first round of the migration is over already');
@@ -62,7 +61,6 @@ export class LiveMigration implements Disposable {
     await eventually(
       async () => (await this.#info()).status === 'completed',
       () => 'the migration does not end',
-      60_000,
     );
     // Before all has arrived QEMU takes it for granted that the guest is to go on as it was, and that is stopped.
     await eventually(

@@ -2,13 +2,15 @@ import { execFile, execFileSync } from 'node:child_process';
 import { promisify } from 'node:util';
 import { findProgram } from './debian.js';
 import type { Machine } from './network.js';
+import { PATIENCE } from './processes.js';
 
 const run = promisify(execFile);
 let made = 0;
 
 /** A network namespace of this host: a network of its own, which no other test sees. Making one needs root. */
 export class NetworkNamespace implements Machine, Disposable {
-  readonly name = `vhu-${process.pid}-${made++}`;
+  // Not by the pid alone: a namespace outlives a test that was killed, and the pid may come again.
+  readonly name = `vhu-${process.pid}-${Date.now().toString(36)}-${made++}`;
   readonly #ip: string;
 
   constructor() {
@@ -25,7 +27,7 @@ export class NetworkNamespace implements Machine, Disposable {
     return [this.#ip, ['netns', 'exec', this.name, file, ...args]];
   }
 
-  async read(script: string, limit = 60_000): Promise<string> {
+  async read(script: string, limit = PATIENCE): Promise<string> {
     const [file, args] = this.command('sh', ['-ec', script]);
     const { stdout } = await run(file, args, { timeout: limit, killSignal: 'SIGKILL' });
     return stdout.replace(/\n$/, '');

@@ -1,5 +1,6 @@
 import * as assert from 'uvu/assert';
 import { type GuestOptions, Guest } from './guest.js';
+import { PATIENCE } from './processes.js';
 
 /** Anything with a shell and a network card: a guest, or a network namespace of the host. */
 export interface Machine {
@@ -139,7 +140,7 @@ export async function transfer(from: Machine, to: Machine, address: string, mib:
     wait
     cat ${name}.sent
     rm ${name}.piece ${name}.copy ${name}.sent`,
-    120_000,
+    3 * PATIENCE,
   );
   const received = await to.read(`
     until [ -e ${name}.received ]; do busybox usleep 20000; done

@@ -41,7 +41,6 @@ export class PostcopyMigration implements Disposable {
     await eventually(
       async () => (await this.status()) === 'completed',
       () => 'the rest of the memory does not come',
-      60_000,
     );
   }
 

@@ -1,5 +1,5 @@
 import { LineSocket } from './line-socket.js';
-import { type RunningProgram, within } from './processes.js';
+import { PATIENCE, type RunningProgram, within } from './processes.js';
 
 interface Waiting {
   readonly resolve: (value: unknown) => void;
@@ -35,7 +35,7 @@ export class Qmp {
     const id = this.#next++;
     const answer = new Promise<unknown>((resolve, reject) => this.#waiting.set(id, { resolve, reject }));
     this.#socket.send(JSON.stringify({ execute: command, arguments: args, id }));
-    return within(30_000, answer as Promise<Result>, () => `QMP ${command}: no answer`);
+    return within(PATIENCE, answer as Promise<Result>, () => `QMP ${command}: no answer`);
   }
 
   /** Waits for an event that came or comes after the first `from` ones. */
@@ -50,7 +50,7 @@ export class Qmp {
       this.#eventWaiters.add(look);
       look();
     });
-    return within(30_000, found, () => `QMP: the event did not come, only ${JSON.stringify(this.events)}`);
+    return within(PATIENCE, found, () => `QMP: the event did not come, only ${JSON.stringify(this.events)}`);
   }
 
   close(): void {

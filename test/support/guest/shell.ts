@@ -1,5 +1,5 @@
 import { LineSocket } from './line-socket.js';
-import { type RunningProgram, within } from './processes.js';
+import { PATIENCE, type RunningProgram, within } from './processes.js';
 
 export interface CommandResult {
   readonly status: number;
@@ -34,7 +34,7 @@ export class GuestShell {
   }
 
   /** Waits until the guest came up for the `count`-th time. */
-  async booted(count: number, limit = 120_000): Promise<void> {
+  async booted(count: number, limit = 2 * PATIENCE): Promise<void> {
     const up = new Promise<void>((resolve) => {
       const look = (): void => {
         if (this.#boots >= count) resolve();
@@ -46,7 +46,7 @@ export class GuestShell {
   }
 
   /** Runs a script in the guest. Its status is for the caller to judge. */
-  run(script: string, limit = 60_000): Promise<CommandResult> {
+  run(script: string, limit = PATIENCE): Promise<CommandResult> {
     const id = String(this.#next++);
     const result = new Promise<CommandResult>((resolve) => this.#waiting.set(id, resolve));
     this.send(script, id);
