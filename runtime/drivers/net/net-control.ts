@@ -17,7 +17,12 @@ import {
 import type { DriverQueue } from '../driver-queue.js';
 import type { ReceiveMode } from './control-state.js';
 
-/** The driver's commands (virtio 1.4, 5.1.6.5). One that is refused rejects with DeviceError (ERR_DEVICE_REQUEST). */
+/**
+ * The driver's commands (virtio 1.4, 5.1.6.5). One that is refused rejects with DeviceError (ERR_DEVICE_REQUEST).
+ *
+ * The front-end in front of a vhost-user back-end answers them. Of receive modes, addresses and VLANs it only takes note (see
+ * ControlState): nothing is filtered, here or in the back-end, and whatever the back-end delivers is received.
+ */
 export class NetControl {
   readonly queue: DriverQueue;
 
