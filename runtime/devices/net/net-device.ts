@@ -84,6 +84,7 @@ export class NetDevice implements VirtioDevice, PacketReceiver {
         this.counters,
         () => this.#longest,
         () => (this.#segmenter ??= new Segmenter()),
+        () => this.#port.receiveReady?.(pair),
       );
       this.#port.receiveReady?.(pair);
     } else {

@@ -24,7 +24,11 @@ const ONE_BUFFER = 1 << 16;
 export class PacketPlacer {
   /** Why the last `place` stopped before the end: the packet is not fit for the driver as it is, rather than without buffers. */
   unfit = false;
+  /** Length of the packet that waits with some of its buffers in hand, as the last `place` left it; 0 when none does. */
+  partly = 0;
   readonly copies: CopyList;
+  /** A packet as long as this does not wait for the rest of its buffers: one has waited long enough. */
+  #hopeless = Infinity;
   readonly #queue: DeviceQueue;
   readonly #counters: NetCounters;
   readonly #buffers: ReceiveBuffers;
@@ -55,6 +59,7 @@ export class PacketPlacer {
   place(burst: PacketBurst, rows: Int32Array, first: number, count: number): number {
     const longest = this.#longest();
     this.unfit = false;
+    this.partly = 0;
     let i = first;
     while (i < count) {
       i = this.#placePlain(burst, rows, i, count, longest);
@@ -83,12 +88,18 @@ export class PacketPlacer {
 
   /** Gives every buffer back. */
   giveAll(): void {
+    this.partly = 0;
     this.#buffers.giveAll();
+  }
+
+  /** The packet that waits with some of its buffers, and those as long, are to be dropped until one of them fits. */
+  giveUp(): void {
+    if (this.partly > 0) this.#hopeless = Math.min(this.#hopeless, this.partly);
   }
 
   /** The queue has failed. */
   abandon(): void {
-    this.copies.count = 0;
+    this.copies.count = this.partly = 0;
     this.#buffers.abandon();
   }
 
@@ -164,7 +175,13 @@ export class PacketPlacer {
         const wanted = taken === 0 ? following : Math.ceil(((total - capacity) * taken) / capacity);
         const got = buffers.take(Math.max(1, wanted));
         // Nobody can give it more while it holds the whole ring.
-        if (got <= 0) return got < 0 || buffers.fillRing ? Placed.dropped : Placed.starved;
+        if (got < 0 || (got === 0 && buffers.fillRing)) return Placed.dropped;
+        if (got === 0) {
+          if (taken === 0) return Placed.starved;
+          if (length >= this.#hopeless) return Placed.dropped;
+          this.partly = length;
+          return Placed.starved;
+        }
         row = buffers.next + taken;
       }
       const room = buffers.capacity(row);
@@ -179,6 +196,7 @@ export class PacketPlacer {
       row++;
     }
     this.#write(burst, at, length, row - buffers.next);
+    if (length >= this.#hopeless) this.#hopeless = Infinity;
     buffers.next = row;
     return Placed.done;
   }

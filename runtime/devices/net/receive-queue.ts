@@ -20,6 +20,9 @@ import { Segmenter } from './segmenter.js';
 /** Bytes of a VLAN tag. */
 const VLAN_TAG = 4;
 
+/** How long a packet waits for the rest of its buffers, while it keeps those that it has from all others. */
+const PATIENCE_MS = 1000;
+
 /**
  * One receive queue of the driver. Packets go from where they lie straight into the driver's buffers; when there are no
  * buffers they wait in the backlog, or with their port. A packet that the driver does not take as it is goes through the
@@ -33,10 +36,13 @@ export class ReceiveQueue {
   readonly #backlog: Backlog;
   readonly #offloads: OffloadSet;
   readonly #placer: PacketPlacer;
+  readonly #ready: () => void;
+  /** Runs while a packet waits for the rest of its buffers. */
+  #patience: NodeJS.Timeout | null = null;
 
   /**
    * `segmenter` gives the device's one; it is made when the first packet has to be cut. `longest`: most bytes of a packet
-   * that is not to be cut, Ethernet header included; asked for every burst.
+   * that is not to be cut, Ethernet header included; asked for every burst. `ready`: the port may offer again.
    */
   constructor(
     queue: DeviceQueue,
@@ -44,11 +50,13 @@ export class ReceiveQueue {
     counters: NetCounters,
     longest: () => number,
     segmenter: () => Segmenter,
+    ready: () => void,
   ) {
     this.queue = queue;
     this.#memory = memory;
     this.#counters = counters;
     this.#segmenter = segmenter;
+    this.#ready = ready;
     this.#backlog = new Backlog(memory, BURST_MAX);
     this.#offloads = OffloadSet.received(queue.features);
     this.#placer = new PacketPlacer(queue, memory, counters, this.#offloads, longest);
@@ -98,6 +106,7 @@ export class ReceiveQueue {
   /** Buffers may have come. Returns true when no packet waits for more. */
   serve(): boolean {
     this.#drainBacklog();
+    this.#mindPatience();
     return this.#backlog.count === 0;
   }
 
@@ -110,14 +119,41 @@ export class ReceiveQueue {
   /** Gives every chain back and forgets what waits. */
   stop(): void {
     this.#placer.giveAll();
+    this.#mindPatience();
     this.#counters.receiveUnwanted += this.#backlog.count;
     this.#backlog.close();
   }
 
   /** `starved`: buffers are to be announced from now on; without a turn the driver's kicks may be off. */
   #commit(starved: boolean): void {
+    this.#mindPatience();
     this.queue.commit();
     if (starved) this.queue.resume();
+  }
+
+  /**
+   * A driver that fills its ring gives a packet the rest of its buffers, or the packet is dropped as too long for the ring. One that
+   * gives a few buffers and waits to have them used before it gives others would never see a packet again.
+   */
+  #mindPatience(): void {
+    if (this.#placer.partly > 0) {
+      this.#patience ??= setTimeout(() => this.#lostPatience(), PATIENCE_MS).unref();
+    } else if (this.#patience !== null) {
+      clearTimeout(this.#patience);
+      this.#patience = null;
+    }
+  }
+
+  #lostPatience(): void {
+    this.#patience = null;
+    this.#placer.giveUp();
+    try {
+      this.#drainBacklog();
+      this.#commit(this.#backlog.count > 0);
+    } catch (cause) {
+      this.#fail(cause);
+    }
+    if (this.#backlog.count === 0) this.#ready();
   }
 
   #drainBacklog(): void {
@@ -212,6 +248,7 @@ export class ReceiveQueue {
       ),
     );
     this.#placer.abandon();
+    this.#mindPatience();
     this.#backlog.clear();
   }
 }

@@ -11,6 +11,11 @@ const test = suite('receive queues of the network device');
 const { version1 } = VirtioFeature;
 const MERGEABLE = version1 | NetFeature.mrgRxbuf;
 
+/** What a timer of the device brings about. */
+async function until(done: () => boolean): Promise<void> {
+  while (!done()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
 for (const [name, features, size] of [
   ['version 1', version1, 12],
   ['legacy', 0n, 10],
@@ -171,6 +176,43 @@ test('a packet that waits for the rest of its buffers keeps those that it has', 
     card.serveReceive();
   }
   assert.equal(card.received(...chains), { header: { ...PLAIN, numBuffers: 5 }, bytes: frame(400) });
+});
+
+test('a driver that adds no buffers while a packet waits for more gets the next ones', async () => {
+  const card = new Card({ features: MERGEABLE });
+  const queue = card.receive[0]!;
+  const { counters } = card.device;
+  const chains = [queue.offer([], [100]), queue.offer([], [100])];
+  card.deliver([{ bytes: frame(400) }, { bytes: frame(60, 1) }]);
+  assert.is(card.device.waiting(0), 2);
+  await until(() => counters.receiveOversize === 1);
+  assert.equal(card.received(chains[0]!).bytes, frame(60, 1));
+  assert.is(card.device.waiting(0), 0);
+  // From now on such packets do not wait, and shorter ones do; until there is room for one after all.
+  card.deliver([{ bytes: frame(500) }]);
+  assert.equal([counters.receiveOversize, card.device.waiting(0)], [2, 0]);
+  card.deliver([{ bytes: frame(200) }]);
+  assert.equal([counters.receiveOversize, card.device.waiting(0)], [2, 1]);
+  for (let i = 0; i < 11; i++) queue.offer([], [100]);
+  card.serveReceive();
+  card.deliver([{ bytes: frame(450) }, { bytes: frame(400) }]);
+  assert.equal([counters.received, counters.receiveOversize], [3, 2]);
+  assert.is(card.device.waiting(0), 1, 'the last one waits again');
+  card.device.stopQueue(queue);
+});
+
+test('so it does of a port that keeps its packets', async () => {
+  const card = new Card({ features: MERGEABLE });
+  const queue = card.receive[0]!;
+  const chains = [queue.offer([], [100]), queue.offer([], [100])];
+  const packets = [{ bytes: frame(400) }, { bytes: frame(60, 1) }];
+  card.port.ready.length = 0;
+  assert.is(card.offer(packets), 0);
+  await until(() => card.port.ready.length > 0);
+  assert.is(card.offer(packets), 2);
+  assert.is(card.device.counters.receiveOversize, 1);
+  assert.equal(card.received(chains[0]!).bytes, frame(60, 1));
+  card.device.stopQueue(queue);
 });
 
 test('what waits is bounded, by number and by bytes, and the rest is counted', () => {
