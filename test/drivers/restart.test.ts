@@ -220,6 +220,29 @@ test('a next back-end that lacks what is in use is the end, with the reason', as
   });
 });
 
+test('a next back-end that serves fewer queues than run is the end, before a ring is started', async () => {
+  await withDisk(async ({ platform, serve }) => {
+    const starting = VirtioDriver.start(options(platform, { listen: true }));
+    const backend = serve({ connect: true });
+    using driver = await starting;
+    const gone = heard(driver, 'disconnected');
+    backend.close();
+    await gone;
+    const waiting = new BlockClient(driver.queues[0]!).read(0, 512).catch((error: unknown) => error);
+    const next = new RawBackend(platform, await platform.connect(PATH), {
+      getFeatures: bytes(driver.frontend.negotiated.offered),
+      getQueueNum: bytes(1n),
+    });
+    const reason = await driver.frontend.ended;
+    assert.is((reason as VhostUserError).code, 'ERR_VHOST_STATE');
+    assert.match(reason.message, /ring 1: the back-end serves 1 queues/);
+    assert.is(await waiting, reason);
+    await next.untilHungUp();
+    assert.not(next.names.some((name) => name.startsWith('setVringKick')));
+    next.close();
+  });
+});
+
 test('a next back-end that hangs up or never answers is passed over', async () => {
   await withDisk(async ({ platform, serve }) => {
     const bound = new AbortController();

@@ -7,6 +7,8 @@ import type {
   FrontendRequests,
 } from '../../../generated/vhost-user/frontend-requests.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
+import { VirtioFeature } from '../../../generated/virtio/features.js';
+import type { NegotiatedFeatures } from '../negotiated-features.js';
 import { bounded } from './announce.js';
 import { defaultBackendHandlers } from './backend-handlers.js';
 import { BackendRequestServer } from './backend-requests.js';
@@ -229,6 +231,12 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
         onRefused: (error) => this.emit('trouble', error),
         onEnd: (error) => {
           if (error !== null) this.emit('trouble', error);
+          if (ringsNeedIt(channel.features)) {
+            channel.close(
+              error ??
+                new VhostError('ERR_VHOST_DISCONNECTED', 'the back-end closed the channel of its requests'),
+            );
+          }
         },
       });
       await channel.request('setBackendReqFd', undefined, { ...bounded(signal), fds: [theirs] });
@@ -242,6 +250,14 @@ export abstract class BackendLink extends EventEmitter<FrontendEvents> implement
     this.#server = null;
     this.loans.clear(this.self);
   }
+}
+
+/** Calls in-band and misses of the IOTLB come over the back-end's channel: without it what is under way would never end. */
+function ringsNeedIt(features: NegotiatedFeatures): boolean {
+  return (
+    features.hasProtocol(ProtocolFeature.inbandNotifications) ||
+    (features.accepted & VirtioFeature.accessPlatform) !== 0n
+  );
 }
 
 function asError(error: unknown): VhostUserError {

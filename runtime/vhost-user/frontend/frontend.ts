@@ -97,17 +97,9 @@ export class Frontend extends DeviceLink {
 
   /** Sets rings up that do not run and starts them, then enables those that are to be; each is kicked once. */
   async startVrings(setups: readonly VringSetup[], signal?: AbortSignal): Promise<void> {
-    const vrings = setups.map((setup) => {
-      const { queueCount } = this.negotiated;
-      const ringsPerQueue = this.options.ringsPerQueue ?? 1;
-      if (queueCount !== null && setup.index >= queueCount * ringsPerQueue) {
-        const what = ringsPerQueue === 1 ? 'queues' : `queues of ${ringsPerQueue} rings`;
-        throw new VhostError(
-          'ERR_VHOST_STATE',
-          `ring ${setup.index}: the back-end serves ${queueCount} ${what}`,
-        );
-      }
-      return this.#vring(setup.index);
+    const vrings = setups.map(({ index }) => {
+      this.#checkServed(index);
+      return this.#vring(index);
     });
     // A ring that moves is not told of another size or place.
     const running = vrings.find(({ started }) => started);
@@ -234,6 +226,7 @@ export class Frontend extends DeviceLink {
   protected async replayRings(signal: AbortSignal | undefined): Promise<void> {
     this.#driverOk = false;
     const started = this.startedVrings;
+    for (const { index } of started) this.#checkServed(index);
     // With the region of the back-end before, this one goes on where that one was cut off. Otherwise everything that was
     // under way is issued again, on fresh rings.
     const resumes =
@@ -314,6 +307,14 @@ export class Frontend extends DeviceLink {
         for (const { index } of running) await this.#sendEnable(index, true, signal);
       }
     }
+  }
+
+  #checkServed(index: number): void {
+    const { queueCount } = this.negotiated;
+    const ringsPerQueue = this.options.ringsPerQueue ?? 1;
+    if (queueCount === null || index < queueCount * ringsPerQueue) return;
+    const what = ringsPerQueue === 1 ? 'queues' : `queues of ${ringsPerQueue} rings`;
+    throw new VhostError('ERR_VHOST_STATE', `ring ${index}: the back-end serves ${queueCount} ${what}`);
   }
 
   #checkSlots(): void {

@@ -13,10 +13,12 @@ import {
   bytes,
   encodeMessage,
   Protocol,
+  PROTOCOL_FEATURES,
   RawFrontend,
   turn,
   turns,
   until,
+  VERSION_1,
 } from '../../support/raw-frontend.js';
 
 const test = suite('a back-end that misbehaves on its channel');
@@ -39,19 +41,30 @@ interface World {
   readonly troubles: VhostUserError[];
 }
 
-async function session(use: (world: World) => Promise<void>): Promise<void> {
+interface Variant {
+  readonly inband?: boolean;
+  readonly iommu?: boolean;
+  /** The conversation is to be over, with this message. */
+  readonly ends?: RegExp;
+}
+
+async function session(use: (world: World) => Promise<void>, variant: Variant = {}): Promise<void> {
+  const { inband = false, iommu = false, ends } = variant;
   const platform = createFakePlatform();
+  const offered = VERSION_1 | PROTOCOL_FEATURES | (iommu ? VirtioFeature.accessPlatform : 0n);
   const { backend, stream } = RawBackend.pair(platform, {
-    getProtocolFeatures: bytes(PROTOCOL),
+    getFeatures: bytes(offered),
+    getProtocolFeatures: bytes(PROTOCOL | (inband ? Protocol.inbandNotifications : 0n)),
     getShmemConfig: bytes(1, 0, 0x10_0000n, new Uint8Array(255 * 8)),
   });
   const memory = new SharedMemory(platform, { size: 1 << 16 });
   const frontend = await Frontend.attach({
     platform,
     memory,
-    features: { supported: VirtioFeature.version1 },
+    features: { supported: VirtioFeature.version1 | VirtioFeature.accessPlatform },
     stream,
     queues: 2,
+    inbandNotifications: inband,
     hostNotifiers: {},
     shmem: {},
     sharedObjects: new SharedObjectRegistry(),
@@ -61,7 +74,8 @@ async function session(use: (world: World) => Promise<void>): Promise<void> {
   const [fd] = backend.last('setBackendReqFd').fds.splice(0);
   const back = new RawFrontend(platform, platform.adoptSocket(fd!) as SocketStream);
   await use({ platform, backend, frontend, back, troubles });
-  assert.ok(frontend.connected, 'the conversation goes on');
+  if (ends === undefined) assert.ok(frontend.connected, 'the conversation goes on');
+  else assert.match((await frontend.ended).message, ends);
   frontend.close();
   memory[Symbol.dispose]();
   await until(() => backend.hungUp, 'the front-end hangs up');
@@ -174,5 +188,22 @@ test('fds that come with what is refused are closed each time', async () => {
     assert.is(platform.openFdCount, before);
   });
 });
+
+for (const [what, need] of [
+  ['calls come in-band', { inband: true }],
+  ['misses of the IOTLB are asked', { iommu: true }],
+] as const) {
+  test(`where ${what} over it, its end is the end of the conversation`, async () => {
+    const closed = /the back-end closed the channel of its requests/;
+    await session(async ({ back }) => back.close(), { ...need, ends: closed });
+    const garbage = async ({ back, frontend, troubles }: World): Promise<void> => {
+      const waiting = frontend.ended;
+      back.stream.send(new Uint8Array(12).fill(0xff), []);
+      assert.is((await waiting).code, 'ERR_VHOST_HEADER');
+      assert.is(troubles.length, 1);
+    };
+    await session(garbage, { ...need, ends: /got flags 0xffffffff/ });
+  });
+}
 
 test.run();
