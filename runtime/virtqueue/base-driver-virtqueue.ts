@@ -32,15 +32,23 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
   protected readonly eventIdx: boolean;
   /** The device's address of each window's first byte, NaN where the window is no guest memory. */
   protected bases: Float64Array;
-  /** By id: ring descriptors that the chain in flight holds, 0 when the id is free. */
-  protected readonly slots: Uint16Array;
-  /** By id: bytes that the device may write. */
-  protected readonly writable: Uint32Array;
-  protected freeSlots: number;
+  /**
+   * The book, stride 4; one array, since each array that a loop touches costs it something:
+   *
+   *   0  by id: ring descriptors that the chain in flight holds, 0 when the id is free; split: | its last one << 16
+   *   1  by id: bytes that the device may write, unsigned
+   *   2  packed, by id: the free id behind this one; split, by descriptor: the one behind it, in a chain or free
+   *   3  unused
+   */
+  protected readonly book: Int32Array;
+  protected freeSlots = 0;
+  /** What `freeSlots` would be had nothing been added since the last publish. */
+  protected freeAtPublish = 0;
   /** Chains that the device can see and has not used. */
   protected published = 0;
-  /** Chains added since the last publish. */
+  /** Chains added since the last publish, and the segments of theirs that took no slot in the ring. */
   protected unpublished = 0;
+  protected unpublishedInTables = 0;
   /** In-order only: ids in the order they were added, a ring of `size`. */
   protected readonly order: Uint16Array | null;
   protected readonly tables: Int32Array;
@@ -64,9 +72,9 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
     this.eventIdx = configuration.eventIdx;
     this.#addresses = configuration.addresses ?? windowAddresses;
     this.bases = this.#addresses(memory);
-    this.slots = new Uint16Array(size);
-    this.writable = new Uint32Array(size);
-    this.freeSlots = size;
+    this.book = new Int32Array(size * 4);
+    for (let id = 0; id < size; id++) this.book[id * 4 + 2] = id + 1 === size ? 0 : id + 1;
+    this.freeSlots = this.freeAtPublish = size;
     this.order = configuration.inOrder ? new Uint16Array(size) : null;
     this.indirectCapacity = indirect?.capacity ?? 0;
     if (indirect === undefined) {
@@ -144,45 +152,83 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
     id: number,
     segments: Int32Array,
     first: number,
-    readable: number,
+    writable: number,
     total: number,
     chained: boolean,
   ): number {
     const { tables, bases } = this;
-    const start = id * this.indirectCapacity * 4;
+    const start = Math.imul(id, this.indirectCapacity) << 2;
+    const nextFlag = chained ? NEXT : 0;
+    const nextStep = chained ? 0x1_0000 : 0;
+    const writeFlag = chained ? WRITE : WRITE << 16;
+    let next = 0;
+    let p = start;
+    let row = first << 2;
     let writableBytes = 0;
-    for (let i = 0; i < total; i++) {
-      const row = (first + i) << 2;
-      const address = bases[segments[row]!]! + segments[row + 1]!;
-      const length = segments[row + 2]!;
+    for (let left = total | 0; ; row = (row + 4) | 0) {
+      const address = bases[segments[row]!]! + segments[(row + 1) | 0]!;
+      const length = segments[(row + 2) | 0]!;
       if (!(address >= 0 && length >= 0)) this.refuseSegment(segments, row);
-      const p = start + (i << 2);
-      let flags = 0;
-      if (i >= readable) {
-        flags = WRITE;
+      let word = 0;
+      if (left <= writable) {
+        word = writeFlag;
         writableBytes += length;
       }
-      if (chained && i + 1 < total) flags |= NEXT | ((i + 1) << 16);
       tables[p] = address;
-      tables[p + 1] = address / 4294967296;
-      tables[p + 2] = length;
-      tables[p + 3] = chained ? flags : flags << 16;
+      tables[(p + 1) | 0] = address / 4294967296;
+      tables[(p + 2) | 0] = length;
+      left = (left - 1) | 0;
+      if (left === 0) {
+        tables[(p + 3) | 0] = word;
+        break;
+      }
+      next = (next + nextStep) | 0;
+      tables[(p + 3) | 0] = word | nextFlag | next;
+      p = (p + 4) | 0;
     }
     if (writableBytes > MAX_CHAIN_BYTES) this.refuseBytes(writableBytes);
-    this.writable[id] = writableBytes;
+    this.book[((id << 2) + 1) | 0] = writableBytes;
+    this.unpublishedInTables = (this.unpublishedInTables + total - 1) | 0;
     return this.tablesAddress + start * 4;
   }
 
-  /** Notes an added chain in the book. */
-  protected added(id: number, slots: number, segments: number): void {
-    this.slots[id] = slots;
+  /** Counts an added chain of so many ring descriptors. */
+  protected added(id: number, slots: number): void {
     this.freeSlots = (this.freeSlots - slots) | 0;
     this.unpublished = (this.unpublished + 1) | 0;
-    this.counters.chains++;
-    this.counters.segments += segments;
-    if (this.order === null) return;
-    this.order[this.#orderTail] = id;
+    if (this.order !== null) this.#remember(this.order, id);
+  }
+
+  /** Ring descriptors of chains came back. */
+  protected freed(slots: number): void {
+    this.freeSlots += slots;
+    this.freeAtPublish += slots;
+  }
+
+  #remember(order: Uint16Array, id: number): void {
+    order[this.#orderTail] = id;
     this.#orderTail = this.#orderTail + 1 === this.size ? 0 : this.#orderTail + 1;
+  }
+
+  /** Ring descriptors of the chains that were added since the last publish. */
+  protected get slotsUnpublished(): number {
+    return this.freeAtPublish - this.freeSlots;
+  }
+
+  /** Everything added is the device's from now on. */
+  protected handedOver(): void {
+    this.counters.chains += this.unpublished;
+    this.counters.segments += this.slotsUnpublished + this.unpublishedInTables;
+    this.counters.publishes++;
+    this.published += this.unpublished;
+    this.unpublished = 0;
+    this.unpublishedInTables = 0;
+    this.freeAtPublish = this.freeSlots;
+  }
+
+  /** Bytes that the device may write into the id's chain. */
+  protected writable(id: number): number {
+    return this.book[id * 4 + 1]! >>> 0;
   }
 
   /** Throws what makes a chain impossible whatever the state of the ring. */
@@ -212,9 +258,9 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
     const what =
       id >= this.size
         ? `the ring has ids 0 to ${this.size - 1}`
-        : this.slots[id] === 0
+        : this.book[id * 4] === 0
           ? 'it is not in flight'
-          : `only ${this.writable[id]} bytes are writable`;
+          : `only ${this.writable(id)} bytes are writable`;
     this.fail('ERR_VIRTQ_USED', `${entry} returns chain ${id} with ${length} bytes written: ${what}`);
   }
 
@@ -243,7 +289,7 @@ export abstract class BaseDriverVirtqueue implements DriverVirtqueue {
       this.#orderHead = this.#orderHead + 1 === this.size ? 0 : this.#orderHead + 1;
       this.#batchLeft--;
       used.ids[row] = id;
-      used.lengths[row] = this.#batchLeft === 0 ? this.#batchLength : this.writable[id]!;
+      used.lengths[row] = this.#batchLeft === 0 ? this.#batchLength : this.writable(id);
       row++;
       this.published--;
       this.release(id);

@@ -2,21 +2,21 @@ import type { WindowTable } from '../../platform/platform.js';
 import { BaseDriverVirtqueue } from '../base-driver-virtqueue.js';
 import type { VirtqueueState } from '../device-virtqueue.js';
 import { type DriverVirtqueueConfiguration, ringLayout, type UsedBatch } from '../driver-virtqueue.js';
-import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
+import * as memoryOrder from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
-import {
-  availableWord,
-  EVENT_DESC,
-  EVENT_DISABLE,
-  EVENT_ENABLE,
-  INDIRECT_WORD,
-  LAP_WORD,
-  NEXT_WORD,
-  usedFlags,
-  WRITE,
-} from './layout.js';
+import * as layout from './layout.js';
+import { availableWord, EVENT_DESC, EVENT_DISABLE, EVENT_ENABLE, usedFlags } from './layout.js';
 
-const WRITE_WORD = WRITE << 16;
+// Imported bindings cost a load and a check at every use; see device.ts.
+const NEXT_WORD = layout.NEXT_WORD;
+const INDIRECT_WORD = layout.INDIRECT_WORD;
+const WRITE_WORD = layout.WRITE << 16;
+const LAP_WORD = layout.LAP_WORD;
+/** Slots are numbered below 32768; the compiler knows from the mask that indexes are not negative. */
+const INDEX = 0x7fff;
+const PLAIN_LOAD_ACQUIRES = memoryOrder.PLAIN_LOAD_ACQUIRES;
+/** What AVAIL and USED of an available descriptor are while the wrap counter is 1. */
+const FIRST_LAP = availableWord(1);
 
 /**
  * The driver's side of a packed virtqueue (virtio 1.4, 2.8). Any size, powers of two or not.
@@ -30,8 +30,8 @@ const WRITE_WORD = WRITE << 16;
  * Then the device's event area is read by Atomics.load: store and load of two sides must not pass each other. A used
  * descriptor's flags are loaded before the rest of it.
  *
- * Ids are handed out from a private stack. The book says how many descriptors an id holds, and by so many the cursor of
- * used descriptors moves on, whatever the order in which the device completes.
+ * Free ids are a list in the book, private memory. The book also says how many descriptors an id holds, and by so many
+ * the cursor of used descriptors moves on, whatever the order in which the device completes.
  */
 export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   readonly format = 'packed';
@@ -41,38 +41,37 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   readonly #ring: Int32Array;
   readonly #driverEvent: Uint16Array;
   readonly #deviceEvent: Uint16Array;
-  readonly #freeIds: Uint16Array;
-  #freeIdCount: number;
-  #nextAvailable: number;
-  #availableWrap: 0 | 1;
-  #nextUsed: number;
-  #usedWrap: 0 | 1;
+  /** The first of the free ids. */
+  #freeId = 0;
+  #nextAvailable = 0;
+  /** AVAIL and USED, in their places, of a descriptor that is made available in this cursor's lap. */
+  #availableBits = 0;
+  #nextUsed = 0;
+  /** The same of one that is used in this cursor's. */
+  #usedBits = 0;
   /** The batch's first descriptor, -1 for an empty batch, and the word that will make it available. */
   #firstSlot = -1;
   #firstWord = 0;
   /** Descriptors made available since needsKick was last asked; a whole ring or more forces a kick. */
-  #sinceKick: number;
-  #slotsUnpublished = 0;
+  #sinceKick = 0;
 
   constructor(configuration: DriverVirtqueueConfiguration, windows: WindowTable) {
     super(configuration, windows);
     const { size, index, areas } = configuration;
-    const layout = ringLayout('packed', size);
+    const shapes = ringLayout('packed', size);
     const area = (name: keyof typeof areas) =>
-      new RingArea(windows, areas[name], layout[name].length, layout[name].alignment, `${name} area`, index);
+      new RingArea(windows, areas[name], shapes[name].length, shapes[name].alignment, `${name} area`, index);
     this.#ringArea = area('descriptor');
     this.#driverArea = area('driver');
     this.#deviceArea = area('device');
     this.#ring = this.#ringArea.i32();
     this.#driverEvent = this.#driverArea.u16();
     this.#deviceEvent = this.#deviceArea.u16();
-    // From the top of the stack: id 0 is handed out first.
-    this.#freeIds = Uint16Array.from({ length: size }, (_, i) => size - 1 - i);
-    this.#freeIdCount = size;
     this.#sinceKick = 2 * size;
     const start = this.#initialise(configuration.state);
     this.#nextAvailable = this.#nextUsed = start.slot;
-    this.#availableWrap = this.#usedWrap = start.wrap;
+    this.#availableBits = availableWord(start.wrap);
+    this.#usedBits = usedFlags(start.wrap) << 16;
   }
 
   add(segments: Int32Array, first: number, readable: number, writable: number): number {
@@ -81,39 +80,39 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
     if (total > this.freeSlots || this.broken !== null) return -1;
     const { bases, size } = this;
     const ring = this.#ring;
-    const id = this.#freeIds[this.#freeIdCount - 1]!;
-    let slot = this.#nextAvailable;
-    let wrap = this.#availableWrap;
-    let bits = id | availableWord(wrap);
+    const id = this.#freeId | 0;
+    let slot = this.#nextAvailable | 0;
+    let bits = this.#availableBits | 0;
+    let row = first << 2;
     let headWord = 0;
     let writableBytes = 0;
-    for (let i = 0; i < total; i = (i + 1) | 0) {
-      const row = (first + i) << 2;
-      const address = bases[segments[row]!]! + segments[row + 1]!;
-      const length = segments[row + 2]!;
+    for (let left = total | 0; ; row = (row + 4) | 0) {
+      const address = bases[segments[row]!]! + segments[(row + 1) | 0]!;
+      const length = segments[(row + 2) | 0]!;
       if (!(address >= 0 && length >= 0)) this.refuseSegment(segments, row);
-      let word = bits;
-      if (i >= readable) {
+      let word = id | bits;
+      if (left <= writable) {
         word |= WRITE_WORD;
         writableBytes += length;
       }
-      if (i + 1 < total) word |= NEXT_WORD;
-      const p = slot << 2;
+      const p = (slot & INDEX) << 2;
       ring[p] = address;
       ring[p + 1] = address / 4294967296;
       ring[p + 2] = length;
-      if (i === 0) headWord = word;
-      else ring[p + 3] = word;
       slot = (slot + 1) | 0;
       if (slot === size) {
         slot = 0;
-        wrap = wrap === 1 ? 0 : 1;
-        bits = id | availableWord(wrap);
+        bits ^= LAP_WORD;
       }
+      if (left !== 1) word |= NEXT_WORD;
+      if (left === total) headWord = word;
+      else ring[p + 3] = word;
+      left = (left - 1) | 0;
+      if (left === 0) break;
     }
     if (writableBytes > 0xffff_ffff) this.refuseBytes(writableBytes);
-    this.writable[id] = writableBytes;
-    this.#offer(id, headWord, slot, wrap, total, total);
+    this.book[((id << 2) + 1) | 0] = writableBytes;
+    this.#offer(id, headWord, slot, bits, total);
     return id;
   }
 
@@ -121,17 +120,18 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
     const total = readable + writable;
     this.checkShape(readable, writable, this.indirectCapacity);
     if (this.freeSlots === 0 || this.broken !== null) return -1;
-    const id = this.#freeIds[this.#freeIdCount - 1]!;
-    const address = this.fillTable(id, segments, first, readable, total, false);
+    const id = this.#freeId;
+    const address = this.fillTable(id, segments, first, writable, total, false);
     const ring = this.#ring;
     const p = this.#nextAvailable << 2;
     ring[p] = address;
-    ring[p + 1] = address / 4294967296;
-    ring[p + 2] = total << 4;
-    const word = id | INDIRECT_WORD | availableWord(this.#availableWrap);
-    const slot = this.#nextAvailable + 1;
-    if (slot < this.size) this.#offer(id, word, slot, this.#availableWrap, 1, total);
-    else this.#offer(id, word, 0, this.#availableWrap === 1 ? 0 : 1, 1, total);
+    ring[(p + 1) | 0] = address / 4294967296;
+    ring[(p + 2) | 0] = total << 4;
+    const bits = this.#availableBits;
+    const word = id | INDIRECT_WORD | bits;
+    const slot = (this.#nextAvailable + 1) | 0;
+    if (slot < this.size) this.#offer(id, word, slot, bits, 1);
+    else this.#offer(id, word, 0, bits ^ LAP_WORD, 1);
     return id;
   }
 
@@ -139,11 +139,8 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
     if (this.#firstSlot < 0) return;
     Atomics.store(this.#ring, (this.#firstSlot << 2) + 3, this.#firstWord);
     this.#firstSlot = -1;
-    this.published += this.unpublished;
-    this.unpublished = 0;
-    this.#sinceKick += this.#slotsUnpublished;
-    this.#slotsUnpublished = 0;
-    this.counters.publishes++;
+    this.#sinceKick += this.slotsUnpublished;
+    this.handedOver();
   }
 
   needsKick(): boolean {
@@ -156,7 +153,7 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   hasUsed(): boolean {
-    return (this.#ring[(this.#nextUsed << 2) + 3]! & LAP_WORD) === this.#usedBits() || this.batchPending;
+    return (this.#ring[(this.#nextUsed << 2) + 3]! & LAP_WORD) === this.#usedBits || this.batchPending;
   }
 
   enableCalls(): boolean {
@@ -168,7 +165,7 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
       Atomics.store(this.#driverEvent, 1, EVENT_ENABLE);
     }
     const word = Atomics.load(this.#ring, (this.#nextUsed << 2) + 3);
-    return (word & LAP_WORD) === this.#usedBits() || this.batchPending;
+    return (word & LAP_WORD) === this.#usedBits || this.batchPending;
   }
 
   disableCalls(): void {
@@ -176,7 +173,7 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   state(): VirtqueueState {
-    let nextAvailable = this.#nextAvailable - this.#slotsUnpublished;
+    let nextAvailable = this.#nextAvailable - this.slotsUnpublished;
     let availableWrap = this.#availableWrap;
     if (nextAvailable < 0) {
       nextAvailable += this.size;
@@ -196,18 +193,17 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   protected collectAny(used: UsedBatch, max: number): number {
-    const { size, slots, writable, published } = this;
+    const { size, book, published } = this;
     const { ids, lengths } = used;
     const ring = this.#ring;
-    const freeIds = this.#freeIds;
-    let freeIdCount = this.#freeIdCount;
-    let next = this.#nextUsed;
-    let bits = this.#usedBits();
+    let freeId = this.#freeId | 0;
+    let next = this.#nextUsed | 0;
+    let bits = this.#usedBits | 0;
     let freed = 0;
     let row = 0;
     let bad = false;
     while (row < max) {
-      const p = next << 2;
+      const p = (next & INDEX) << 2;
       let word = ring[p + 3]!;
       if ((word & LAP_WORD) !== bits) break;
       if (!PLAIN_LOAD_ACQUIRES) word = Atomics.load(ring, p + 3);
@@ -217,15 +213,16 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
         bad = true;
         break;
       }
-      const held = slots[id]!;
-      if (held === 0 || length > writable[id]!) {
+      const b = id << 2;
+      const held = book[b]!;
+      if (held === 0 || length > book[b + 1]! >>> 0) {
         bad = true;
         break;
       }
-      slots[id] = 0;
+      book[b] = 0;
+      book[b + 2] = freeId;
+      freeId = id;
       freed = (freed + held) | 0;
-      freeIds[freeIdCount] = id;
-      freeIdCount = (freeIdCount + 1) | 0;
       ids[row] = id;
       lengths[row] = length;
       row = (row + 1) | 0;
@@ -236,9 +233,9 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
       }
     }
     this.#nextUsed = next;
-    this.#usedWrap = bits === 0 ? 0 : 1;
-    this.#freeIdCount = freeIdCount;
-    this.freeSlots = (this.freeSlots + freed) | 0;
+    this.#usedBits = bits;
+    this.#freeId = freeId;
+    this.freed(freed);
     this.published = (published - row) | 0;
     if (bad) this.#failDescriptor();
     return row;
@@ -250,7 +247,7 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
     const word = PLAIN_LOAD_ACQUIRES ? this.#ring[p + 3]! : Atomics.load(this.#ring, p + 3);
     const id = word & 0xffff;
     const length = (word & WRITE_WORD) === 0 ? 0 : this.#ring[p + 2]! >>> 0;
-    if (this.published === 0 || id >= this.size || this.slots[id] === 0 || length > this.writable[id]!) {
+    if (this.published === 0 || id >= this.size || this.book[id * 4] === 0 || length > this.writable(id)) {
       this.#failDescriptor();
       return -1;
     }
@@ -263,19 +260,23 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   protected release(id: number): void {
-    const held = this.slots[id]!;
-    this.slots[id] = 0;
-    this.freeSlots += held;
-    this.#freeIds[this.#freeIdCount++] = id;
+    const held = this.book[id * 4]!;
+    this.book[id * 4] = 0;
+    this.book[id * 4 + 2] = this.#freeId;
+    this.#freeId = id;
+    this.freed(held);
     this.#nextUsed += held;
     if (this.#nextUsed < this.size) return;
     this.#nextUsed -= this.size;
-    this.#usedWrap = this.#usedWrap === 1 ? 0 : 1;
+    this.#usedBits ^= LAP_WORD;
   }
 
-  /** Both flag bits as they are in a used descriptor of the current lap. */
-  #usedBits(): number {
-    return usedFlags(this.#usedWrap) << 16;
+  get #availableWrap(): 0 | 1 {
+    return this.#availableBits === FIRST_LAP ? 1 : 0;
+  }
+
+  get #usedWrap(): 0 | 1 {
+    return this.#usedBits === 0 ? 0 : 1;
   }
 
   /** Latches what the descriptor at the used cursor did wrong. */
@@ -301,24 +302,25 @@ export class PackedDriverVirtqueue extends BaseDriverVirtqueue {
     if (offset >= this.size) return true;
     const laps = 2 * this.size;
     const eventPlace = offset + (event >>> 15 === 1 ? 0 : this.size);
-    const here = this.#nextAvailable - this.#slotsUnpublished + (this.#availableWrap === 1 ? 0 : this.size);
+    const here = this.#nextAvailable - this.slotsUnpublished + (this.#availableWrap === 1 ? 0 : this.size);
     const behind = (here - eventPlace + 2 * laps) % laps;
     return behind >= 1 && behind <= since;
   }
 
   /** Notes a filled chain and holds its head back if it is the batch's first. */
-  #offer(id: number, headWord: number, slot: number, wrap: 0 | 1, slots: number, segments: number): void {
+  #offer(id: number, headWord: number, slot: number, bits: number, slots: number): void {
     if (this.#firstSlot < 0) {
       this.#firstSlot = this.#nextAvailable;
       this.#firstWord = headWord;
     } else {
-      this.#ring[(this.#nextAvailable << 2) + 3] = headWord;
+      this.#ring[((this.#nextAvailable << 2) + 3) | 0] = headWord;
     }
-    this.#freeIdCount--;
+    const { book } = this;
+    book[id << 2] = slots;
+    this.#freeId = book[((id << 2) + 2) | 0]!;
     this.#nextAvailable = slot;
-    this.#availableWrap = wrap;
-    this.#slotsUnpublished += slots;
-    this.added(id, slots, segments);
+    this.#availableBits = bits;
+    this.added(id, slots);
   }
 
   /**

@@ -2,9 +2,18 @@ import type { WindowTable } from '../../platform/platform.js';
 import { BaseDriverVirtqueue } from '../base-driver-virtqueue.js';
 import type { VirtqueueState } from '../device-virtqueue.js';
 import { type DriverVirtqueueConfiguration, ringLayout, type UsedBatch } from '../driver-virtqueue.js';
-import { PLAIN_LOAD_ACQUIRES } from '../memory-order.js';
+import * as memoryOrder from '../memory-order.js';
 import { RingArea } from '../ring-area.js';
-import { INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE } from './layout.js';
+import * as layout from './layout.js';
+import { NO_INTERRUPT, NO_NOTIFY } from './layout.js';
+
+// Imported bindings cost a load and a check at every use; see device.ts.
+const NEXT = layout.NEXT;
+const WRITE = layout.WRITE;
+const INDIRECT = layout.INDIRECT;
+/** Descriptors are numbered below 32768; the compiler knows from the mask that indexes are not negative. */
+const INDEX = 0x7fff;
+const PLAIN_LOAD_ACQUIRES = memoryOrder.PLAIN_LOAD_ACQUIRES;
 
 /**
  * The driver's side of a split virtqueue (virtio 1.4, 2.7). The id of a chain is its head descriptor.
@@ -17,7 +26,7 @@ import { INDIRECT, NEXT, NO_INTERRUPT, NO_NOTIFY, WRITE } from './layout.js';
  * read after it by Atomics.load, since store and load of two sides must not pass each other. `used.idx` is loaded once a
  * collect, before the entries it announces.
  *
- * Free descriptors are a list in `nextFree`, private memory: the table is the device's to read and must not be trusted.
+ * Free descriptors are a list in the book, private memory: the table is the device's to read and must not be trusted.
  * With in-order use the list is never relinked, so descriptors are taken in table order, as 2.7.5.1 asks.
  */
 export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
@@ -30,13 +39,10 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
   readonly #used: Uint16Array;
   readonly #usedEntries: Int32Array;
   readonly #mask: number;
-  readonly #nextFree: Uint16Array;
-  /** By id: last descriptor of the chain. */
-  readonly #last: Uint16Array;
   #freeHead = 0;
   /** Free-running over 16 bits, as in the ring: chains added, and used entries collected. */
-  #nextAvailable: number;
-  #nextUsed: number;
+  #nextAvailable = 0;
+  #nextUsed = 0;
   /** Chains published since needsKick was last asked; 65536 or more forces a kick, as the first one does. */
   #sinceKick = 0x1_0000;
 
@@ -46,9 +52,9 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
     if ((size & (size - 1)) !== 0) {
       throw this.error('ERR_VIRTQ_CONFIGURATION', `size of a split ring must be a power of two, is ${size}`);
     }
-    const layout = ringLayout('split', size);
+    const shapes = ringLayout('split', size);
     const area = (name: keyof typeof areas) =>
-      new RingArea(windows, areas[name], layout[name].length, layout[name].alignment, `${name} area`, index);
+      new RingArea(windows, areas[name], shapes[name].length, shapes[name].alignment, `${name} area`, index);
     this.#descriptorArea = area('descriptor');
     this.#driverArea = area('driver');
     this.#deviceArea = area('device');
@@ -57,8 +63,6 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
     this.#used = this.#deviceArea.u16();
     this.#usedEntries = this.#deviceArea.i32();
     this.#mask = size - 1;
-    this.#nextFree = Uint16Array.from({ length: size }, (_, i) => (i + 1) & this.#mask);
-    this.#last = new Uint16Array(size);
     this.#nextAvailable = this.#initialise(state);
     this.#nextUsed = this.#nextAvailable;
   }
@@ -67,38 +71,39 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
     const total = readable + writable;
     this.checkShape(readable, writable, this.size);
     if (total > this.freeSlots || this.broken !== null) return -1;
-    const bases = this.bases;
+    const { bases, book } = this;
     const descriptors = this.#descriptors;
-    const nextFree = this.#nextFree;
-    const head = this.#freeHead;
-    let descriptor = head;
-    let last = head;
+    const head = this.#freeHead & INDEX;
+    let p = head << 2;
+    let row = first << 2;
+    let free = 0;
     let writableBytes = 0;
-    for (let i = 0; i < total; i = (i + 1) | 0) {
-      const row = (first + i) << 2;
-      const address = bases[segments[row]!]! + segments[row + 1]!;
-      const length = segments[row + 2]!;
+    for (let left = total | 0; ; row = (row + 4) | 0) {
+      const address = bases[segments[row]!]! + segments[(row + 1) | 0]!;
+      const length = segments[(row + 2) | 0]!;
       if (!(address >= 0 && length >= 0)) this.refuseSegment(segments, row);
-      const next = nextFree[descriptor]!;
-      const p = descriptor << 2;
       let word = 0;
-      if (i >= readable) {
+      if (left <= writable) {
         word = WRITE;
         writableBytes += length;
       }
-      if (i + 1 < total) word |= NEXT | (next << 16);
       descriptors[p] = address;
       descriptors[p + 1] = address / 4294967296;
       descriptors[p + 2] = length;
-      descriptors[p + 3] = word;
-      last = descriptor;
-      descriptor = next;
+      free = book[p + 2]! & INDEX;
+      left = (left - 1) | 0;
+      if (left === 0) {
+        descriptors[p + 3] = word;
+        break;
+      }
+      descriptors[p + 3] = word | NEXT | (free << 16);
+      p = free << 2;
     }
     if (writableBytes > 0xffff_ffff) this.refuseBytes(writableBytes);
-    this.#freeHead = descriptor;
-    this.#last[head] = last;
-    this.writable[head] = writableBytes;
-    this.#offer(head, total, total);
+    book[head << 2] = total | (p << 14);
+    book[(head << 2) + 1] = writableBytes;
+    this.#freeHead = free;
+    this.#offer(head, total);
     return head;
   }
 
@@ -107,26 +112,24 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
     this.checkShape(readable, writable, this.indirectCapacity);
     if (this.freeSlots === 0 || this.broken !== null) return -1;
     const head = this.#freeHead;
-    const address = this.fillTable(head, segments, first, readable, total, true);
+    const address = this.fillTable(head, segments, first, writable, total, true);
     const descriptors = this.#descriptors;
     const p = head << 2;
     descriptors[p] = address;
-    descriptors[p + 1] = address / 4294967296;
-    descriptors[p + 2] = total << 4;
-    descriptors[p + 3] = INDIRECT;
-    this.#freeHead = this.#nextFree[head]!;
-    this.#last[head] = head;
-    this.#offer(head, 1, total);
+    descriptors[(p + 1) | 0] = address / 4294967296;
+    descriptors[(p + 2) | 0] = total << 4;
+    descriptors[(p + 3) | 0] = INDIRECT;
+    this.book[p] = 1 | (head << 16);
+    this.#freeHead = this.book[(p + 2) | 0]!;
+    this.#offer(head, 1);
     return head;
   }
 
   publish(): void {
     if (this.unpublished === 0) return;
     Atomics.store(this.#available, 1, this.#nextAvailable);
-    this.published += this.unpublished;
     this.#sinceKick += this.unpublished;
-    this.unpublished = 0;
-    this.counters.publishes++;
+    this.handedOver();
   }
 
   needsKick(): boolean {
@@ -176,39 +179,38 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
   protected collectAny(used: UsedBatch, max: number): number {
     const claim = this.#claim();
     if (claim === 0) return 0;
-    const { size, slots, writable } = this;
+    const { size, book } = this;
     const { ids, lengths } = used;
     const entries = this.#usedEntries;
-    const nextFree = this.#nextFree;
-    const lasts = this.#last;
-    const mask = this.#mask;
+    const mask = this.#mask & INDEX;
     const end = claim < max ? claim : max;
-    let next = this.#nextUsed;
-    let freeHead = this.#freeHead;
+    let next = this.#nextUsed | 0;
+    let freeHead = this.#freeHead | 0;
     let freed = 0;
     let row = 0;
     for (; row < end; row = (row + 1) | 0) {
       const p = ((next & mask) << 1) + 1;
-      const id = entries[p]! >>> 0;
+      const id = entries[p]!;
       const length = entries[p + 1]! >>> 0;
-      if (id >= size) break;
-      const held = slots[id]!;
-      if (held === 0 || length > writable[id]!) break;
-      slots[id] = 0;
-      freed = (freed + held) | 0;
-      nextFree[lasts[id]!] = freeHead;
+      if (id >>> 0 >= size) break;
+      const b = (id & INDEX) << 2;
+      const entry = book[b]!;
+      if (entry === 0 || length > book[b + 1]! >>> 0) break;
+      book[b] = 0;
+      freed = (freed + (entry & 0xffff)) | 0;
+      book[((entry >>> 16) << 2) + 2] = freeHead;
       freeHead = id;
       ids[row] = id;
       lengths[row] = length;
       next = (next + 1) & 0xffff;
     }
     if (row < end) {
-      const p = ((next & mask) << 1) + 1;
+      const p = (((next & mask) << 1) + 1) | 0;
       this.failUsed(`used entry ${next}`, entries[p]! >>> 0, entries[p + 1]! >>> 0);
     }
     this.#nextUsed = next;
     this.#freeHead = freeHead;
-    this.freeSlots = (this.freeSlots + freed) | 0;
+    this.freed(freed);
     this.published = (this.published - row) | 0;
     return row;
   }
@@ -218,7 +220,7 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
     const p = ((this.#nextUsed & this.#mask) << 1) + 1;
     const id = this.#usedEntries[p]! >>> 0;
     const length = this.#usedEntries[p + 1]! >>> 0;
-    if (id >= this.size || this.slots[id] === 0 || length > this.writable[id]!) {
+    if (id >= this.size || this.book[id * 4] === 0 || length > this.writable(id)) {
       this.failUsed(`used entry ${this.#nextUsed}`, id, length);
       return -1;
     }
@@ -231,8 +233,8 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   protected release(id: number): void {
-    this.freeSlots += this.slots[id]!;
-    this.slots[id] = 0;
+    this.freed(this.book[id * 4]! & 0xffff);
+    this.book[id * 4] = 0;
     this.#nextUsed = (this.#nextUsed + 1) & 0xffff;
   }
 
@@ -251,10 +253,10 @@ export class SplitDriverVirtqueue extends BaseDriverVirtqueue {
   }
 
   /** Puts a filled chain into the available ring. */
-  #offer(head: number, slots: number, segments: number): void {
-    this.#available[2 + (this.#nextAvailable & this.#mask)] = head;
+  #offer(head: number, slots: number): void {
+    this.#available[((this.#nextAvailable & this.#mask) + 2) | 0] = head;
     this.#nextAvailable = (this.#nextAvailable + 1) & 0xffff;
-    this.added(head, slots, segments);
+    this.added(head, slots);
   }
 
   /** Clears the ring and writes the indexes of `state`; returns where to go on. */
