@@ -253,7 +253,9 @@ class InMemoryPlatform implements FakePlatform {
     const description = this.#fds.get(fd, 'write');
     if (description instanceof StreamEnd)
       description.send(new Uint8Array(new BigUint64Array([1n]).buffer), []);
-    else this.#counter(fd, 'write').signal();
+    else if (description.kind === 'socket') throw systemError('write', 'ENOTCONN', `fd ${fd} listens`);
+    // Nobody reads a pipe in here, so it is as good as full.
+    else if (description.kind !== 'pipe') this.#counter(fd, 'write').signal();
   }
 
   takeEventFd(fd: number): bigint {

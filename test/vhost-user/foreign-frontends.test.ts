@@ -284,6 +284,25 @@ test('a front-end that leaves while a disabled ring is being stopped leaves noth
   assert.equal([platform.openFdCount, platform.mappingCount], [0, 0]);
 });
 
+test('in-flight memory that comes right before the front-end leaves is let go of', async () => {
+  const { talk, guest } = await open();
+  guest.close();
+  const { frontend, platform } = talk;
+  const wanted = Buffer.alloc(24);
+  wanted.writeUInt16LE(1, 16);
+  wanted.writeUInt16LE(16, 18);
+  const { payload, fds } = await frontend.ask(Request.getInflightFd, wanted);
+  frontend.send(Request.setInflightFd, payload, { fds });
+  for (const fd of fds) platform.closeFd(fd);
+  frontend.send(Request.setOwner, bytes(0));
+  await talk.ended();
+  await turns(5);
+  frontend.close();
+  talk.backend.close();
+  await turns(5);
+  assert.equal([platform.openFdCount, platform.mappingCount], [0, 0]);
+});
+
 // --- the base of a split ring (cloud-hypervisor, Firecracker, StratoVirt: what the driver has made available)
 
 for (const tracked of [false, true]) {

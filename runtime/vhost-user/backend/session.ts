@@ -233,22 +233,25 @@ export class BackendSession implements Disposable {
     return false;
   }
 
-  /** Throws ERR_VHOST_STATE while a ring runs that is enabled; stops the others. */
-  mustBeStopped(what: string): void | Promise<void> {
-    if (!this.running) return undefined;
+  /**
+   * Runs `change` while no ring runs: disabled ones are stopped for it. Throws ERR_VHOST_STATE while a ring runs that is enabled.
+   */
+  whenStopped<Value>(what: string, change: () => Value | Promise<Value>): Value | Promise<Value> {
+    if (!this.running) return change();
     const live = Array.from(this.#vrings.values()).filter(({ host }) => host !== null);
     if (live.some(({ enabled }) => enabled)) {
       throw new VhostError('ERR_VHOST_STATE', `${what} cannot change while rings run`);
     }
-    return this.abandonRings(live);
+    return this.whenAbandoned(live, change);
   }
 
-  /** Stops disabled rings that are about to be described anew. */
-  async abandonRings(vrings: readonly Vring[]): Promise<void> {
+  /** Stops disabled rings that are about to be described anew, and runs `change` unless the session ends over that. */
+  async whenAbandoned<Value>(vrings: readonly Vring[], change: () => Value | Promise<Value>): Promise<Value> {
     await Promise.all(vrings.map((vring) => vring.abandon()));
     if (this.#ended)
       throw new VhostError('ERR_VHOST_STATE', 'the session ended while rings were being stopped');
     this.ringStopped();
+    return change();
   }
 
   get inflightShape(): InflightShape {
@@ -264,7 +267,7 @@ export class BackendSession implements Disposable {
     // LOG_ALL comes and goes with a migration and concerns neither a ring's layout nor its state.
     const changed = before ^ word;
     if (this.running && (changed & ~VirtioFeature.vhostLogAll) !== 0n) {
-      return this.mustBeStopped('features other than LOG_ALL')?.then(() => this.setFeatures(word));
+      return this.whenStopped('features other than LOG_ALL', () => this.setFeatures(word));
     }
     this.features.accept(word);
     if (!this.iommu.active) this.iommu.flush();

@@ -58,7 +58,7 @@ function describe(
 ): void | Promise<void> {
   const vring = session.vring(index);
   if (vring.host === null || vring.enabled) return change(vring);
-  return session.abandonRings([vring]).then(() => change(vring));
+  return session.whenAbandoned([vring], () => change(vring));
 }
 
 /** The payload's low eight bits name the ring; bit 8 tells of the fd, and the request's row has looked at it. */
