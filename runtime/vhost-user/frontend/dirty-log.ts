@@ -35,16 +35,18 @@ export class FrontendDirtyLog implements Disposable {
   }
 
   /**
-   * SET_LOG_BASE, rings running or not; instead of a log that was shared before. Back-ends answer with nothing or with a u64.
-   * Rejects with VhostError, ERR_VHOST_REFUSED when the u64 is not 0.
+   * SET_LOG_BASE, rings running or not; instead of a log that was shared before. Back-ends answer with nothing or with a u64:
+   * 0, or the size that they were sent (libvhost-user leaves the request in its reply). Rejects with VhostError,
+   * ERR_VHOST_REFUSED when the u64 is another one.
    */
   async share(signal?: AbortSignal): Promise<void> {
+    const size = BigInt(this.#size);
     const answer = await this.#frontend.request(
       'setLogBase',
-      { size: BigInt(this.#size), offset: 0n },
+      { size, offset: 0n },
       { ...bounded(signal), fds: [this.#fd] },
     );
-    if ((answer ?? 0n) === 0n) return;
+    if (answer === undefined || answer === 0n || answer === size) return;
     throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${answer}`, {
       request: 'VHOST_USER_SET_LOG_BASE',
     });

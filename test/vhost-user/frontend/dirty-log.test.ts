@@ -11,7 +11,10 @@ import { createLinuxPlatform } from '../../../runtime/platform/linux.js';
 import type { Platform, SocketStream } from '../../../runtime/platform/platform.js';
 import { serveDevice } from '../../../runtime/vhost-user/backend/server.js';
 import { FrontendDirtyLog } from '../../../runtime/vhost-user/frontend/dirty-log.js';
+import type { VhostError } from '../../../runtime/errors.js';
 import { Random } from '../../support/random.js';
+import { RawBackend } from '../../support/raw-backend.js';
+import { bytes, Protocol } from '../../support/raw-frontend.js';
 
 const test = suite("a front-end's dirty log");
 const PAGE = 4096;
@@ -137,6 +140,33 @@ test('a longer log takes over while requests are under way', async () => {
       assert.ok(second.collect().length > 0);
     },
   );
+});
+
+test('interop trap 4: SET_LOG_BASE is answered by nothing, by 0 or by what libvhost-user left in the message', async () => {
+  const size = 4096n;
+  for (const [answer, code] of [
+    [bytes(), null],
+    [bytes(0n), null],
+    [bytes(size), null],
+    [bytes(1n), 'ERR_VHOST_REFUSED'],
+  ] as const) {
+    const platform = createFakePlatform();
+    const { backend, stream } = RawBackend.pair(platform, {
+      getProtocolFeatures: bytes(Protocol.replyAck | Protocol.logShmfd),
+      setLogBase: answer,
+    });
+    const driver = await VirtioDriver.start({ platform, stream, memory: { size: 1 << 20 } });
+    const log = new FrontendDirtyLog(driver.frontend);
+    const result = await log.share().catch((error: unknown) => error);
+    assert.is((result as VhostError | undefined)?.code ?? null, code);
+    assert.is(new DataView(backend.last('setLogBase').payload.buffer).getBigUint64(0, true), size);
+    assert.ok(driver.frontend.connected);
+    log[Symbol.dispose]();
+    driver.close();
+    await backend.untilHungUp();
+    backend.close();
+    assert.equal(platform.openFds, []);
+  }
 });
 
 test.run();
