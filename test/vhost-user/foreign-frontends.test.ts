@@ -294,10 +294,8 @@ test('in-flight memory that comes right before the front-end leaves is let go of
   const { payload, fds } = await frontend.ask(Request.getInflightFd, wanted);
   frontend.send(Request.setInflightFd, payload, { fds });
   for (const fd of fds) platform.closeFd(fd);
-  frontend.send(Request.setOwner, bytes(0));
-  await talk.ended();
-  await turns(5);
   frontend.close();
+  await talk.ended();
   talk.backend.close();
   await turns(5);
   assert.equal([platform.openFdCount, platform.mappingCount], [0, 0]);
