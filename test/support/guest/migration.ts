@@ -7,17 +7,18 @@ interface MigrationInfo {
   readonly ram?: { readonly 'dirty-sync-count': number; readonly remaining: number; readonly total: number };
 }
 
-/** Bytes a second: while most of the memory is sent, then until `finish`, then to the end. */
+/** Bytes a second: while half of the memory is sent, then while most of it is, then until `finish`, then to the end. */
 const FIRST = 32 << 20;
+const SECOND = 16 << 20;
 const HELD = 256;
 const END = 1 << 30;
 
 /**
- * A live migration between two QEMU processes of this machine, held in the middle of its first round: most of the memory was
- * sent, what is written from then on must be sent again. It is held by hardly any bandwidth, not by a guest that writes faster
- * than it is sent, and the guest is stopped for the rounds that follow, a moment before QEMU would do so itself: software
- * emulation notes a write before it carries it out, and a page that is collected in between is lost, with any device and with
- * none.
+ * A live migration between two QEMU processes of this machine, held in the middle of its first round, or in a later one on a
+ * machine that is too busy to notice: most of the memory was sent, what is written from then on must be sent again. It is held
+ * by hardly any bandwidth, not by a guest that writes faster than it is sent, and the guest is stopped for the rounds that
+ * follow, a moment before QEMU would do so itself: software emulation notes a write before it carries it out, and a page that is
+ * collected in between is lost, with any device and with none.
  */
 export class LiveMigration implements Disposable {
   readonly #from: Guest;
@@ -43,15 +44,20 @@ export class LiveMigration implements Disposable {
 
   /** Waits until three quarters of the memory are sent. */
   async #hold(): Promise<void> {
-    const { ram } = await eventually(
-      async () => {
-        const info = await this.#info();
-        return info.ram !== undefined && info.ram.remaining < info.ram.total / 4 ? info : null;
-      },
-      () => 'the first round of the migration does not go on',
-    );
-    await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': HELD });
-    if (ram!['dirty-sync-count'] > 1) throw new Error('the first round of the migration is over already');
+    for (const [share, bandwidth] of [
+      [1 / 2, SECOND],
+      [1 / 4, HELD],
+    ] as const) {
+      await eventually(
+        async () => {
+          const { ram } = await this.#info();
+          return ram !== undefined && (ram['dirty-sync-count'] > 1 || ram.remaining < ram.total * share);
+        },
+        () => 'the first round of the migration does not go on',
+      );
+      await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
+    }
+    if ((await this.#info()).status === 'completed') throw new Error('the migration is over already');
   }
 
   /** Lets the guest move over and waits until it runs there. */
@@ -87,7 +93,8 @@ export class LiveMigration implements Disposable {
   async #begin(): Promise<void> {
     const uri = `unix:${this.#folder.file('migration')}`;
     await this.#to.qmp.execute('migrate-incoming', { uri });
-    await this.#from.qmp.execute('migrate-set-parameters', { 'max-bandwidth': FIRST });
+    // A guest that does anything is not taken over by itself while so little of it may be left to send, in milliseconds.
+    await this.#from.qmp.execute('migrate-set-parameters', { 'downtime-limit': 1, 'max-bandwidth': FIRST });
     await this.#from.qmp.execute('migrate', { uri });
     await this.#hold();
   }
