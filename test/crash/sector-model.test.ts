@@ -101,6 +101,37 @@ test('a read finds what was there when it was issued, or what came since', () =>
   assert.match(model.misread(read, words)!, /expected/);
 });
 
+test('a read beside a zeroing may find a sector half zeroed; one before or behind it may not, nor may the disk', () => {
+  const { model, words, put } = disk();
+  const old = model.issue(0, 1);
+  put(0, 1, old);
+  model.acknowledge(0, 1, old);
+  const before = model.expect(0, 1);
+  words.fill(0, 24, WORDS);
+  assert.match(model.misread(before, words)!, /write 1, but not in word 24/);
+
+  const zeroes = model.issue(0, 1, true);
+  const beside = model.expect(0, 1);
+  for (const read of [before, beside])
+    assert.is(model.misread(read, words), null, 'it began to zero at its end');
+  put(0, 1, old);
+  words.fill(0, 0, 24);
+  for (const read of [before, beside]) assert.is(model.misread(read, words), null, 'it began at its start');
+  assert.match(model.damage(words)!, /zeroes, but not in word 24/);
+  words[30] = 7;
+  for (const read of [before, beside])
+    assert.match(model.misread(read, words)!, /zeroes, but not in word 24/);
+
+  const over = model.issue(0, 1);
+  put(0, 1, over);
+  words.fill(0, 0, 24);
+  assert.is(model.misread(beside, words), null, 'a later write, half zeroed');
+  model.acknowledge(0, 1, zeroes);
+  const behind = model.expect(0, 1);
+  assert.is(model.misread(beside, words), null);
+  assert.match(model.misread(behind, words)!, /zeroes, but not in word 24/);
+});
+
 test('what a driver left behind may be there until something is written over it', () => {
   const { model, words, put } = disk();
   const left = model.issue(0, 1);

@@ -11,6 +11,9 @@
  *
  * so that a sector says which write it is of, and that it is whole. A sector may hold what a write left that was not
  * certainly followed by another: an acknowledged write removes everything that was acknowledged before it was issued.
+ *
+ * On the disk each sector is whole. A read that runs beside a zeroing of the same sector may find it half zeroed: the kernel
+ * makes zeroes in another thread, and lets reads pass meanwhile.
  */
 export const SECTOR = 512;
 const WORDS = SECTOR / 4;
@@ -91,7 +94,8 @@ export class SectorModel {
     for (const [i, may] of candidates.entries()) {
       const at = sector + i;
       const wrong = this.#judge(may, at, words, first + i * WORDS, issued);
-      if (wrong !== null) return `sector ${at}, read: ${wrong}`;
+      if (wrong !== null && !this.#halfZeroed(may, at, words, first + i * WORDS, issued))
+        return `sector ${at}, read: ${wrong}`;
     }
     return null;
   }
@@ -105,6 +109,29 @@ export class SectorModel {
       if (wrong !== null) return `sector ${at}, on disk: ${wrong}`;
     }
     return null;
+  }
+
+  /** Whether zeroes were under way since then, and the sector is a write that may be there, save for zeroes. */
+  #halfZeroed(
+    may: readonly Candidate[],
+    at: number,
+    words: Uint32Array,
+    first: number,
+    since: number,
+  ): boolean {
+    const zeroed = may.some((each) => each.zeroes && each.acknowledged > since);
+    if (!zeroed && this.#zeroed[at]! <= since) return false;
+    const fits = (generation: number): boolean => {
+      const base = mix(generation, at);
+      for (let i = 0; i < WORDS; i++) {
+        const value = words[first + i]!;
+        if (value !== 0 && value !== (i === 0 ? generation : i === 1 ? at : pattern(base, i))) return false;
+      }
+      return true;
+    };
+    if (may.some(({ generation, zeroes }) => !zeroes && fits(generation))) return true;
+    for (let later = since + 1; later < this.#clock; later++) if (fits(later)) return true;
+    return false;
   }
 
   /** `since`: generations issued later are as good. */
