@@ -4,7 +4,8 @@ import { test } from 'uvu';
 import * as assert from 'uvu/assert';
 import { startListening } from '../support/guest/daemon.js';
 import { findGuestParts, findProgram } from '../support/guest/debian.js';
-import { Guest } from '../support/guest/guest.js';
+import { Guest, hangsInBoot } from '../support/guest/guest.js';
+import { INIT_RUNS } from '../support/guest/initrd.js';
 import { TemporaryFolder } from '../support/guest/processes.js';
 
 // Proves the guest itself against a back-end that is known to be right: what fails here is no fault of ours.
@@ -53,6 +54,16 @@ test('a guest runs every script, also while what earlier ones left running ends'
     await guest.read('for i in 1 2 3 4 5 6 7 8; do (busybox usleep ${i}0000; true) & done');
     assert.is(await guest.read(`echo ${i} ${comment}`), `${i}`);
   }
+});
+
+test('a kernel that hangs before its first program is told from one that is slow, and from one that hangs later', () => {
+  const line = (seconds: number) =>
+    `[   ${seconds + 2}.503903] watchdog: BUG: soft lockup - CPU#0 stuck for ${seconds}s! [cryptomgr_test:49]\r\n`;
+  assert.not(hangsInBoot(''));
+  assert.not(hangsInBoot(line(26)));
+  assert.ok(hangsInBoot(line(26) + line(52)));
+  assert.ok(hangsInBoot(line(104)));
+  assert.not(hangsInBoot(`${INIT_RUNS}\r\n${line(52)}`));
 });
 
 test('without the packages the message says what to install', () => {

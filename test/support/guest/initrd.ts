@@ -18,11 +18,15 @@ import { type GuestParts, moduleFiles } from './debian.js';
 
 const modules = ['virtio_pci', 'virtio_blk', 'virtio_net', 'virtio-rng'];
 
+/** On the console as soon as the guest's kernel is up, and before it has any driver for our devices. */
+export const INIT_RUNS = 'the first program runs';
+
 /** The guest's first program. It inherits what scripts leave running, and reaps it. */
 const init = `#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /run /tmp
 /bin/busybox --install -s /bin
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+echo "${INIT_RUNS}"
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
