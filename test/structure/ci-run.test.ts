@@ -28,7 +28,12 @@ ci.after.each(({ folder }) => rmSync(folder, { recursive: true, force: true }));
 function run(folder: string, broken: string): { status: number | null; lastLine: string | undefined } {
   const { status, stdout } = spawnSync('bash', [join(folder, '.ci/run')], {
     encoding: 'utf8',
-    env: { PATH: `${join(folder, 'bin')}:${process.env['PATH']}`, BROKEN: broken, TMPDIR: folder },
+    env: {
+      PATH: `${join(folder, 'bin')}:${process.env['PATH']}`,
+      BROKEN: broken,
+      TMPDIR: folder,
+      FETCH_PAUSE: '0',
+    },
   });
   return { status, lastLine: stdout.trimEnd().split('\n').at(-1) };
 }
@@ -51,6 +56,18 @@ for (const broken of [
     assert.match(lastLine ?? '', /^\d+ passed, [1-9]\d* failed$/);
   });
 }
+
+ci('tries again what comes over the network', ({ folder }) => {
+  const once = `#!/bin/sh
+case "$*" in
+  ci*) [ -e "${folder}/tried" ] || { touch "${folder}/tried"; exit 1; } ;;
+  *) echo; echo '2 passed, 0 failed' ;;
+esac
+`;
+  writeFileSync(join(folder, 'bin/npm'), once);
+  const { lastLine } = run(folder, 'nothing');
+  assert.is(lastLine, '9 passed, 2 failed', 'no more fail than otherwise');
+});
 
 ci('adds up what its suites say', ({ folder }) => {
   // The suites of other Nodes run programs that `npm install` would have brought, which it here does not.
