@@ -16,7 +16,7 @@ const ERROR_BITS = 0xffn;
 /**
  * Fetches the state of the back-end's device, whose rings are all stopped. Rejects with VhostError: ERR_VHOST_GATE when the
  * back-end has no DEVICE_STATE, ERR_VHOST_REFUSED when it says that something went wrong; with PlatformError (ERR_PLATFORM_LIMIT)
- * when there is more of it than `limit`.
+ * when there is more of it than `limit`; with the reason of the conversation's end, or the signal's.
  */
 export async function saveDeviceState(
   frontend: Frontend,
@@ -24,7 +24,9 @@ export async function saveDeviceState(
 ): Promise<Uint8Array> {
   const channel = await openChannel(frontend, DeviceStateDirection.save, options.signal);
   const { limit = DEFAULT_LIMIT, signal } = options;
-  const state = await frontend.platform.readChannel(channel, limit, signal);
+  const state = await whileConnected(frontend, signal, (bound) =>
+    frontend.platform.readChannel(channel, limit, bound),
+  );
   await check(frontend, signal);
   return state;
 }
@@ -37,7 +39,9 @@ export async function loadDeviceState(
 ): Promise<void> {
   const channel = await openChannel(frontend, DeviceStateDirection.load, options.signal);
   try {
-    await frontend.platform.writeChannel(channel, state, options.signal);
+    await whileConnected(frontend, options.signal, (bound) =>
+      frontend.platform.writeChannel(channel, state, bound),
+    );
   } catch (cause) {
     // A back-end that has seen enough hangs up; why, it says below.
     await check(frontend, options.signal);
@@ -71,6 +75,30 @@ async function openChannel(
     return used;
   } finally {
     for (const fd of [mine, theirs, ...replyFds]) if (fd !== used) platform.closeFd(fd);
+  }
+}
+
+/** The channel is another socket than the conversation's: it may stay open when that is over, and nobody is left to use it. */
+async function whileConnected<Result>(
+  frontend: Frontend,
+  signal: AbortSignal | undefined,
+  transfer: (bound: AbortSignal) => Promise<Result>,
+): Promise<Result> {
+  const over = new AbortController();
+  const end = (reason: Error): void => over.abort(reason);
+  frontend.once('disconnected', end);
+  void frontend.ended.then(end);
+  if (!frontend.connected) {
+    end(frontend.endReason ?? new VhostError('ERR_VHOST_DISCONNECTED', 'the back-end is gone'));
+  }
+  try {
+    return await transfer(signal === undefined ? over.signal : AbortSignal.any([over.signal, signal]));
+  } catch (error) {
+    signal?.throwIfAborted();
+    over.signal.throwIfAborted();
+    throw error;
+  } finally {
+    frontend.off('disconnected', end);
   }
 }
 
