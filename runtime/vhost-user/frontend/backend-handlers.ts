@@ -1,5 +1,5 @@
 import { VhostError } from '../../errors.js';
-import { type IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
+import { IotlbType } from '../../../generated/vhost-user/payloads.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { OwnedFd } from '../fd-bundle.js';
 import type { BackendRequestMap } from './backend-requests.js';
@@ -40,19 +40,8 @@ export const defaultBackendHandlers: BackendRequestMap<Frontend> = {
     const gpa = (frontend.negotiated.protocol & ProtocolFeature.gpaAddresses) !== 0n;
     const userAddress = gpa ? frontend.memory.guestAddressOf(found.userAddress) : found.userAddress;
     // Not waited for: the back-end may fetch it only after it has the answer to its own message.
-    frontend
-      .request('iotlbMsg', {
-        ...found,
-        userAddress,
-        permission: found.permission as IotlbPermission,
-        type: IotlbType.update,
-      })
-      .then((result) => {
-        if (result === 0n) return;
-        throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${result}`, {
-          request: 'VHOST_USER_IOTLB_MSG',
-        });
-      })
+    frontend.iommu
+      .update(frontend, { ...found, userAddress })
       .catch((error: unknown) => frontend.emit('trouble', error as VhostError));
   },
 };

@@ -4,6 +4,7 @@ import { Access, Iotlb } from '../../memory/iotlb.js';
 import type { SharedMemory } from '../../memory/shared-memory.js';
 import { WINDOW_STRIDE } from '../../platform/platform.js';
 import { IotlbPermission, IotlbType } from '../../../generated/vhost-user/payloads.js';
+import { bounded } from './announce.js';
 import type { Frontend } from './frontend.js';
 
 /** A translation, as the back-end is told of it. Addresses and sizes in bytes. */
@@ -14,6 +15,9 @@ export interface Translation {
   /** 1 to read, 2 to write, 3 for both. */
   readonly permission: number;
 }
+
+/** A back-end that asks on and on and answers nothing gets no more. */
+export const MAX_UNANSWERED_UPDATES = 1024;
 
 export interface FrontendIommuOptions {
   /** Where a region of memory lies for the device; at its guest address when absent. Regions must not overlap there. */
@@ -35,6 +39,7 @@ export class FrontendIommu {
   readonly #table = new Iotlb(Infinity);
   readonly #bases = new WeakMap<MemoryRegion, number>();
   #frontend: Frontend | null = null;
+  #unanswered = 0;
 
   constructor(options: FrontendIommuOptions = {}) {
     this.#place = options.place ?? (({ guestAddress }) => guestAddress);
@@ -73,28 +78,56 @@ export class FrontendIommu {
   }
 
   /** Maps `size` bytes from `iova` on, in place of what was mapped there. Nobody is told: the back-end asks. */
-  async map({ iova, size, userAddress, permission }: Translation): Promise<void> {
+  async map({ iova, size, userAddress, permission }: Translation, signal?: AbortSignal): Promise<void> {
     const { ranges } = this.#table.update(iova, size, userAddress, permission);
-    if (ranges.length > 0) await this.invalidate(iova, size);
+    if (ranges.length > 0) await this.invalidate(iova, size, signal);
   }
 
   /** Takes what is mapped there away. Resolves when the back-end uses nothing of it any more. */
-  async unmap(iova: bigint, size: bigint): Promise<void> {
+  async unmap(iova: bigint, size: bigint, signal?: AbortSignal): Promise<void> {
     this.#table.invalidate(iova, size);
-    await this.invalidate(iova, size);
+    await this.invalidate(iova, size, signal);
   }
 
   /** Has the back-end forget translations, mapped or not. Resolves when it uses nothing of them; it may ask for them again. */
-  async invalidate(iova: bigint, size: bigint): Promise<void> {
+  async invalidate(iova: bigint, size: bigint, signal?: AbortSignal): Promise<void> {
     const frontend = this.#frontend;
     if (frontend === null || !frontend.connected) return;
     const permission = IotlbPermission.none;
     const type = IotlbType.invalidate;
-    const answer = await frontend.request('iotlbMsg', { iova, size, userAddress: 0n, permission, type });
+    const payload = { iova, size, userAddress: 0n, permission, type };
+    const answer = await frontend.request('iotlbMsg', payload, bounded(signal));
     if (answer !== 0n) {
       throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${answer} to an invalidation`, {
         request: 'VHOST_USER_IOTLB_MSG',
       });
+    }
+  }
+
+  /**
+   * Used by the front-end: tells the back-end what it missed. Rejects when it refuses, and at once when it has left
+   * MAX_UNANSWERED_UPDATES unanswered.
+   */
+  async update(frontend: Frontend, translation: Translation): Promise<void> {
+    if (this.#unanswered >= MAX_UNANSWERED_UPDATES) {
+      throw new VhostError('ERR_VHOST_STATE', `${this.#unanswered} translations are not answered yet`, {
+        request: 'VHOST_USER_IOTLB_MSG',
+      });
+    }
+    this.#unanswered++;
+    try {
+      const permission = translation.permission as IotlbPermission;
+      const answer = await frontend.request('iotlbMsg', {
+        ...translation,
+        permission,
+        type: IotlbType.update,
+      });
+      if (answer === 0n) return;
+      throw new VhostError('ERR_VHOST_REFUSED', `the back-end answered ${answer}`, {
+        request: 'VHOST_USER_IOTLB_MSG',
+      });
+    } finally {
+      this.#unanswered--;
     }
   }
 

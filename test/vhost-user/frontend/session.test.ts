@@ -10,6 +10,7 @@ import { Frontend, type FrontendOptions } from '../../../runtime/vhost-user/fron
 import type { FrontendRequestName } from '../../../generated/vhost-user/frontend-requests.js';
 import { ProtocolFeature } from '../../../generated/vhost-user/protocol-features.js';
 import { VirtioFeature } from '../../../generated/virtio/features.js';
+import { FrontendIommu, MAX_UNANSWERED_UPDATES } from '../../../runtime/vhost-user/frontend/iommu.js';
 import { type RawAnswer, RawBackend } from '../../support/raw-backend.js';
 import {
   bytes,
@@ -400,9 +401,10 @@ test('calls and errors come in-band where that is negotiated', async () => {
   });
 });
 
+const BEHIND_IOMMU = bytes(VERSION_1 | PROTOCOL_FEATURES | VirtioFeature.accessPlatform);
+
 test('IOTLB misses are answered by the region that they lie in', async () => {
-  const offered = bytes(VERSION_1 | PROTOCOL_FEATURES | VirtioFeature.accessPlatform);
-  const answers = { getFeatures: offered, getProtocolFeatures: CHANNEL, iotlbMsg: bytes(0n) };
+  const answers = { getFeatures: BEHIND_IOMMU, getProtocolFeatures: CHANNEL, iotlbMsg: bytes(0n) };
   await session(answers, {}, async (world) => {
     const back = channelOf(world);
     const miss = (iova: bigint, type = 1) => bytes(iova, 0n, 0n, new Uint8Array([1, type, 0, 0, 0, 0, 0, 0]));
@@ -415,6 +417,37 @@ test('IOTLB misses are answered by the region that they lie in', async () => {
     assert.is(await back.acknowledged(1, miss(0x10000n)), 1n, 'no memory there');
     assert.is(await back.acknowledged(1, miss(0n, 4)), 1n, 'an access that failed');
     back.close();
+  });
+});
+
+test('a back-end that misses on and on and answers nothing is told a bounded number of translations', async () => {
+  const answers = { getFeatures: BEHIND_IOMMU, getProtocolFeatures: CHANNEL, iotlbMsg: null };
+  await session(answers, {}, async (world) => {
+    const back = channelOf(world);
+    const miss = bytes(0x1000n, 0n, 0n, new Uint8Array([1, 1, 0, 0, 0, 0, 0, 0]));
+    for (let i = 0; i < MAX_UNANSWERED_UPDATES + 3; i++) assert.is(await back.acknowledged(1, miss), 0n);
+    await until(() => world.troubles.length === 3, 'what is too much');
+    assert.equal(new Set(world.troubles.map(({ code }) => code)), new Set(['ERR_VHOST_STATE']));
+    const told = () => world.backend.names.filter((name) => name === 'iotlbMsg').length;
+    await until(() => told() === MAX_UNANSWERED_UPDATES, 'the others');
+    world.backend.reply('iotlbMsg', bytes(0n));
+    await turns(5);
+    assert.is(await back.acknowledged(1, miss), 0n);
+    await until(() => told() === MAX_UNANSWERED_UPDATES + 1, 'one more, for the one that was answered');
+    back.close();
+  });
+});
+
+test('whoever takes a mapping away waits no longer than his signal says', async () => {
+  const iommu = new FrontendIommu();
+  const answers = { getFeatures: BEHIND_IOMMU, iotlbMsg: null };
+  await session(answers, { iommu }, async ({ backend }) => {
+    const abort = new AbortController();
+    const waiting = iommu.unmap(0n, 4096n, abort.signal).catch((error: unknown) => error);
+    await until(() => backend.names.includes('iotlbMsg'), 'the invalidation');
+    const reason = new Error('no more');
+    abort.abort(reason);
+    assert.is(await waiting, reason);
   });
 });
 
