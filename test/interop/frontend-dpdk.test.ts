@@ -1,5 +1,4 @@
 /** Our front-end on DPDK's back-end: testpmd with a `net_vhost` port, which sends back what it gets. */
-import { availableParallelism } from 'node:os';
 import { suite } from 'uvu';
 import * as assert from 'uvu/assert';
 import { VirtioDriver } from '../../runtime/drivers/virtio-driver.js';
@@ -7,7 +6,7 @@ import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { NetFeature } from '../../generated/virtio/devices/net/features.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { PATIENCE, RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
-import { testpmdPath } from '../support/testpmd.js';
+import { testpmdPath, threadsOn } from '../support/testpmd.js';
 
 const test = suite('front-end on testpmd net_vhost');
 
@@ -16,10 +15,9 @@ const HEADER_BYTES = 12;
 const PACKET_BYTES = 64;
 
 function vhostPort(socket: string): RunningProgram {
-  const single = availableParallelism() === 1;
   const args = [
     ...['--no-huge', '-m', '128', '--no-pci', '--no-telemetry', `--file-prefix=vhu-vhost-${process.pid}`],
-    ...['-l', single ? '0' : '0,1', ...(single ? ['--lcores', '(0,1)@0'] : [])],
+    ...threadsOn(),
     `--vdev=net_vhost0,iface=${socket},queues=1`,
     ...['--', '--no-mlockall', '--total-num-mbufs=8192', '--no-lsc-interrupt'],
     // Without the last it throws away what came before it began to forward.

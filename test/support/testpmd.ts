@@ -1,4 +1,4 @@
-import { availableParallelism } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { findProgram } from './guest/debian.js';
 import { eventually, RunningProgram } from './guest/processes.js';
 
@@ -12,8 +12,24 @@ export interface PortCounts {
 
 let instances = 0;
 
-/** Processors for the thread that takes commands and the one that moves packets. */
-const CORES = availableParallelism() > 1 ? '0,1' : '0';
+/**
+ * EAL's arguments for two threads, one that takes commands and one that moves packets, each on a processor: of those that this
+ * process may use, which need not be the first ones, nor two.
+ */
+export function threadsOn(processors: readonly number[] = allowedProcessors()): string[] {
+  const [first = 0, second = first] = processors;
+  return [`--lcores=0@${first},1@${second}`];
+}
+
+/** From a list like `0-3,8`. */
+function allowedProcessors(): number[] {
+  const [, list = '0'] =
+    /^Cpus_allowed_list:\s+(\S+)/m.exec(readFileSync('/proc/self/status', 'latin1')) ?? [];
+  return list.split(',').flatMap((range) => {
+    const [from = 0, to = from] = range.split('-').map(Number);
+    return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+  });
+}
 
 /** testpmd with one port: a driver in user space that is a front-end of its own, or a back-end. */
 export class Testpmd implements AsyncDisposable {
@@ -29,9 +45,9 @@ export class Testpmd implements AsyncDisposable {
     socket: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[] = [],
-    cores = CORES,
+    processors?: readonly number[],
   ): Promise<Testpmd> {
-    return Testpmd.#start(`net_virtio_user0,path=${socket}`, device, options, cores);
+    return Testpmd.#start(`net_virtio_user0,path=${socket}`, device, options, processors);
   }
 
   /** The other end of the wire. `device`: arguments of net_vhost. Its socket is there when this resolves. */
@@ -39,18 +55,18 @@ export class Testpmd implements AsyncDisposable {
     socket: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[] = [],
-    cores = CORES,
+    processors?: readonly number[],
   ): Promise<Testpmd> {
     // Without a driver there is no link, and it would wait for one; word of events would come in the middle of a prompt.
     const all = ['--disable-link-check', '--mask-event=all', ...options];
-    return Testpmd.#start(`net_vhost0,iface=${socket}`, device, all, cores);
+    return Testpmd.#start(`net_vhost0,iface=${socket}`, device, all, processors);
   }
 
   static async #start(
     port: string,
     device: Readonly<Record<string, string | number>>,
     options: readonly string[],
-    cores: string,
+    processors: readonly number[] | undefined,
   ): Promise<Testpmd> {
     const properties = Object.entries(device).map(([name, value]) => `,${name}=${value}`);
     const program = new RunningProgram(
@@ -69,8 +85,7 @@ export class Testpmd implements AsyncDisposable {
           '--log-level=3',
         ],
         `--file-prefix=vhu-${process.pid}-${instances++}`,
-        ...['-l', cores],
-        ...(availableParallelism() > 1 ? [] : ['--lcores', '(0,1)@0']),
+        ...threadsOn(processors),
         `--vdev=${port}${properties.join('')}`,
         ...['--', '--no-mlockall', '--total-num-mbufs=8192', '--no-lsc-interrupt', '--forward-mode=io', '-i'],
         ...options,

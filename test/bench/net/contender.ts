@@ -62,7 +62,7 @@ export class Contender implements AsyncDisposable {
         : await startDpdk(direction, length, socket);
     try {
       const device = { queues: 1, packed_vq: format === 'packed' ? 1 : 0, in_order: 0, mrg_rxbuf: 1 };
-      const frontend = await Testpmd.start(socket, device, [], `${COMMAND_CORE},${FRONTEND_CORE}`);
+      const frontend = await Testpmd.start(socket, device, [], [COMMAND_CORE, FRONTEND_CORE]);
       await frontend.run(`set fwd ${FRONTEND_MODE[direction]}`, `set txpkts ${length}`);
       if (!(backend instanceof Testpmd)) backend.child.kill('SIGSTOP');
       return new Contender(name, direction, frontend, backend);
@@ -127,8 +127,8 @@ function startOurs(direction: Direction, length: number, socket: string): Promis
 }
 
 async function startDpdk(direction: Direction, length: number, socket: string): Promise<Testpmd> {
-  const cores = `${COMMAND_CORE},${BACKEND_CORE}`;
-  const backend = await Testpmd.startBackend(socket, { queues: 1 }, [], cores);
+  const processors = [COMMAND_CORE, BACKEND_CORE];
+  const backend = await Testpmd.startBackend(socket, { queues: 1 }, [], processors);
   await backend.run(`set fwd ${BACKEND_MODE[direction]}`, `set txpkts ${length}`);
   return backend;
 }
