@@ -66,8 +66,8 @@ export class NegotiatedFeatures {
    * Bit 30 (PROTOCOL_FEATURES) counts as negotiated, where it is offered: QEMU before 7.2 uses protocol features and
    * SET_VRING_ENABLE, but never accepts the bit itself; DPDK's virtio-user of 2018 knows no protocol features and uses the
    * request; as a server it begins the conversation with a back-end that has returned by disabling and stopping its rings.
-   * INFLIGHT_SHMFD counts before SET_PROTOCOL_FEATURES: StratoVirt hands the region to a back-end that has returned without
-   * negotiating protocol features again.
+   * INFLIGHT_SHMFD and CONFIG count before SET_PROTOCOL_FEATURES: StratoVirt hands the region to a back-end that has returned
+   * without negotiating protocol features again, and clients of SPDK's read the configuration before anything else.
    */
   refusal(gate: Gate): string | null {
     const virtio = gate.virtioOffered
@@ -75,7 +75,7 @@ export class NegotiatedFeatures {
       : this.accepted | (this.offered & VirtioFeature.vhostUserProtocolFeatures);
     const protocol = this.#protocolUsed
       ? this.acceptedProtocol
-      : this.offeredProtocol & ProtocolFeature.inflightShmfd;
+      : this.offeredProtocol & (ProtocolFeature.inflightShmfd | ProtocolFeature.config);
     const missing = [
       ...featureNames(virtioFeatureTable, gate.virtio & ~virtio),
       ...featureNames(protocolFeatureTable, gate.protocol & ~protocol),

@@ -355,6 +355,18 @@ test('it is refused from one that has negotiated others', async () => {
   await talk.close();
 });
 
+// --- the configuration before anything else (libvhost, a client library for SPDK)
+
+test('the configuration is read before anything is negotiated', async () => {
+  const talk = Conversation.open();
+  const { payload } = await talk.frontend.ask(Request.getConfig, bytes(0, 256, 0, new Uint8Array(256)));
+  assert.equal([...payload.subarray(12, 16)], [1, 2, 3, 4]);
+  await talk.negotiate(SPLIT, Protocol.mq);
+  const refused = await talk.frontend.ask(Request.getConfig, bytes(0, 4, 0, new Uint8Array(4)));
+  assert.is(refused.payload.byteLength, 0, 'negotiated without it');
+  await talk.close();
+});
+
 // --- SET_VRING_ENABLE without bit 30 (DPDK's virtio-user of 2018)
 
 test('rings are enabled and disabled without bit 30 and without protocol features; a stop is a RESET_OWNER', async () => {
