@@ -55,6 +55,11 @@ export interface Addon {
 
   /** `peer` is a socket or -1. Gives [handle, duplicate of the fd]. */
   userfaultOpen(peer: number): [number, number];
+  /**
+   * Numbers of signals with which this process is going to end: memory whose pages are missing is withdrawn shortly after one
+   * has come, if it is there still. For userfaultfds that are opened from then on.
+   */
+  userfaultEndWith(signals: readonly number[]): void;
   userfaultRegister(handle: number, firstWindow: number): void;
   userfaultEnd(handle: number, served: boolean): void;
   /** The address of the next fault, null when there is none now. */

@@ -15,6 +15,7 @@
 #include <csignal>
 #include <utility>
 
+#include "ending_signals.h"
 #include "environment.h"
 #include "javascript.h"
 #include "sigbus_guard.h"
@@ -28,6 +29,10 @@ namespace {
 
 /// How long the event loop has to notice the peer's end by itself before its memory is taken away.
 constexpr int kGraceMilliseconds = 500;
+/// The same for a signal that ends the process.
+constexpr int kEndMilliseconds = 1000;
+/// How often to look for such a signal that reaches nobody.
+constexpr int kLookMilliseconds = 250;
 
 uffdio_range RangeOf(const void* base, std::size_t length) {
   return {reinterpret_cast<uintptr_t>(base), length};
@@ -110,10 +115,15 @@ Userfault::Userfault(int peer) : ranges_(std::make_shared<FaultedRanges>()) {
   stop_.Reset(Check("eventfd", eventfd(0, EFD_CLOEXEC)));
   auto socket = std::make_shared<UniqueFd>(Check("fcntl", fcntl(peer, F_DUPFD_CLOEXEC, 0)));
   auto watch = [ranges = ranges_, socket, stop = stop_.get()] {
-    pollfd fds[] = {{stop, POLLIN, 0}, {socket->get(), POLLRDHUP, 0}};
-    while (poll(fds, 2, -1) < 0 && errno == EINTR) continue;
+    const int ending = EndingSignalFd();
+    pollfd fds[] = {{stop, POLLIN, 0}, {socket->get(), POLLRDHUP, 0}, {ending, POLLIN, 0}};
+    bool over = false;
+    for (int count = 0; count == 0 && !over; over = ending >= 0 && EndingSignalPending()) {
+      count = poll(fds, 3, ending < 0 ? -1 : kLookMilliseconds);
+      if (count < 0 && errno == EINTR) count = 0;
+    }
     if (fds[0].revents != 0) return;
-    if (poll(fds, 1, kGraceMilliseconds) == 0) ranges->Withdraw();
+    if (poll(fds, 1, fds[1].revents != 0 ? kGraceMilliseconds : kEndMilliseconds) == 0) ranges->Withdraw();
   };
   // As in the thread pool: signals are for the threads of Node, but for those that an access raises.
   sigset_t blocked, before;
@@ -159,6 +169,17 @@ Napi::Value OpenOne(const Napi::CallbackInfo& info) {
              Napi::Number::New(info.Env(), Environment::Of(info.Env()).userfaults.Add(std::move(userfault))));
   result.Set(1u, Napi::Number::New(info.Env(), fd.Release()));
   return result;
+}
+
+/// userfaultEndWith(signals): those of userfaults that are opened from now on
+Napi::Value EndWith(const Napi::CallbackInfo& info) {
+  auto numbers = info[0].As<Napi::Array>();
+  std::vector<int> signals;
+  for (uint32_t i = 0; i < numbers.Length(); i++) {
+    signals.push_back(numbers.Get(i).As<Napi::Number>().Int32Value());
+  }
+  NoteEndingSignals(signals);
+  return info.Env().Undefined();
 }
 
 /// userfaultRegister(handle, first window of a mapping)
@@ -228,6 +249,7 @@ Napi::Value Wake(const Napi::CallbackInfo& info) {
 
 void ExportUserfaults(Napi::Object exports) {
   Export<OpenOne>(exports, "userfaultOpen");
+  Export<EndWith>(exports, "userfaultEndWith");
   Export<Register>(exports, "userfaultRegister");
   Export<End>(exports, "userfaultEnd");
   Export<Next>(exports, "userfaultNext");

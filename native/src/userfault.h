@@ -52,7 +52,7 @@ class FaultedRanges {
 
 /// A userfaultfd in the hands of JavaScript. With a peer, a socket, a thread looks out for the peer's end: an
 /// access that waits for a page then must not wait for ever, and the thread that waits may be the one of the
-/// event loop.
+/// event loop. It looks out for the end of this process as well (see ending_signals.h).
 class Userfault {
  public:
   explicit Userfault(int peer);

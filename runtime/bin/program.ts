@@ -92,12 +92,13 @@ async function serve<Table extends OptionTable>(
     log('info', 'stopping', { signal });
     stopped.abort();
   };
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+  const endingSignals = ['SIGTERM', 'SIGINT'] as const;
+  for (const signal of endingSignals) {
     process.on(signal, stop);
     takenOver(signal);
   }
 
-  const platform = createLinuxPlatform();
+  const platform = createLinuxPlatform(values['postcopy'] === true ? { endingSignals } : {});
   const opened: OpenDevice[] = [];
   // Before the log says that it serves: who reads that may send it at once.
   process.on('SIGHUP', () => opened.forEach((each) => refresh(each, log)));

@@ -1,3 +1,4 @@
+import { constants } from 'node:os';
 import { type Addon, loadAddon } from '../../native/index.js';
 import { PlatformError } from '../errors.js';
 import { LinuxBlockFile } from './linux-block-file.js';
@@ -30,6 +31,12 @@ export interface LinuxPlatformOptions {
    * By default what VHOST_USER_BLOCK_ENGINE says, and `io-uring` without it.
    */
   readonly blockEngine?: 'io-uring' | 'threads';
+  /**
+   * Signals with which this process is going to end; each has its listener already. In postcopy the loop may stand still in a
+   * page that does not come, and no listener runs: a second after such a signal what is missing is withdrawn, as when the
+   * front-end goes. It holds for the whole process.
+   */
+  readonly endingSignals?: readonly ('SIGTERM' | 'SIGINT')[];
 }
 
 /** What there is once a thread: the addon's window numbers and its copy table are its own. */
@@ -50,6 +57,13 @@ export function createLinuxPlatform(options: LinuxPlatformOptions = {}): Platfor
     throw new PlatformError(
       'ERR_PLATFORM_ARGUMENT',
       `block engine "${engine}" is neither io-uring nor threads`,
+    );
+  }
+  const { endingSignals = [] } = options;
+  if (endingSignals.length > 0) {
+    const { addon } = shared;
+    attempt('note the signals of the end', () =>
+      addon.userfaultEndWith(endingSignals.map((signal) => constants.signals[signal])),
     );
   }
   return new LinuxPlatform(shared, engine === 'threads');

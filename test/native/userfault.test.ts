@@ -1,3 +1,4 @@
+import { spawn } from 'node:child_process';
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -67,6 +68,31 @@ if (permitted !== undefined) {
     assert.is(openFds(), before);
   });
 } else {
+  for (const [where, outcome] of [
+    ['access', '0'],
+    ['system call', 'EFAULT'],
+  ] as const) {
+    test(`${where}: a loop that waits for a page is let go when the process is told to end`, async () => {
+      const path = join(dirname(fileURLToPath(import.meta.url)), 'userfault-stuck.js');
+      const child = spawn(process.execPath, [path, where], { stdio: ['ignore', 'pipe', 'inherit'] });
+      let said = '';
+      child.stdout.on('data', (chunk: Buffer) => (said += chunk.toString()));
+      process.on('exit', () => child.kill('SIGKILL'));
+      const ended = once<number | null>((done) => child.on('close', done));
+      // It has no more to do than to wait when it is found asleep again and again.
+      let asleep = 0;
+      await until(() => {
+        const [, state] = /\) (.)/.exec(readFileSync(`/proc/${child.pid}/stat`, 'latin1'))!;
+        asleep = said !== '' && state !== 'R' ? asleep + 1 : 0;
+        return asleep === 50;
+      });
+      assert.is(said, 'stuck\n');
+      child.kill('SIGTERM');
+      assert.is(await ended, 3);
+      assert.is(said, `stuck\n${outcome}\n`);
+    });
+  }
+
   for (const blockEngine of ['io-uring', 'threads'] as const) {
     const engine = createLinuxPlatform({ blockEngine });
 

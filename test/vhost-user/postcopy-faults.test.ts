@@ -3,7 +3,15 @@
  * and this process, the front-end, supplies what is asked for.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { ftruncateSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  ftruncateSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -96,8 +104,8 @@ class Daemon {
     assert.equal(this.belongings, before);
   }
 
-  async stop(): Promise<void> {
-    this.process.kill('SIGTERM');
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    this.process.kill(signal);
     assert.is(await this.ended, 0, this.log);
   }
 }
@@ -345,6 +353,26 @@ if (permitted !== null) {
       await daemon.logs(/session ended/, 2);
       await daemon.settled(before);
       await daemon.stop();
+    });
+  }
+
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    test(`a loop that waits for a ring that never comes is ended by ${signal}, although its front-end stays`, async () => {
+      const daemon = new Daemon(`stuck-${signal}`, 'threads');
+      const guest = new ArrivingGuest('split');
+      guest.disk.write(0, pattern(3)).catch(() => undefined);
+      guest.leave();
+      guest.withheld = () => true;
+      let broken: unknown = null;
+      const arriving = guest.arrive(daemon).catch((error: unknown) => (broken = error));
+      while (guest.asked.length === 0 && broken === null) await new Promise(setImmediate);
+      assert.is(broken, null, String(broken));
+      await daemon.stop(signal);
+      assert.match(daemon.log, /message=stopping/);
+      assert.not(existsSync(daemon.socket));
+      await arriving;
+      guest.close();
+      assert.ok(readFileSync(daemon.image).equals(pattern(1, IMAGE)));
     });
   }
 }
