@@ -4,7 +4,7 @@
  *
  *   node build/test/run.js [--interop] [--jobs=N] [pattern …]
  *
- * Patterns are parts of file names. The last line is `N passed, N failed`; a skipped test counts as failed, since a
+ * Patterns are parts of file names, all of which a file has. The last line is `N passed, N failed`; a skipped test counts as failed, since a
  * test that may be left out proves nothing.
  */
 import { spawn } from 'node:child_process';
@@ -12,7 +12,8 @@ import { readdirSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs, stripVTControlCharacters } from 'node:util';
+import { stripVTControlCharacters } from 'node:util';
+import { readCommandLine, wholeNumber } from './support/command-line.js';
 
 /** A hung file is a failure, not a hung suite. Guests without KVM take minutes on a busy machine, other tests seconds. */
 const FILE_LIMIT_MS = { unit: 4 * 60_000, interop: 12 * 60_000 };
@@ -24,7 +25,7 @@ interface FileResult {
   readonly output: string;
 }
 
-const { values, positionals } = parseArgs({
+const { values, positionals } = readCommandLine({
   options: { interop: { type: 'boolean', default: false }, jobs: { type: 'string' } },
   allowPositionals: true,
 });
@@ -33,7 +34,12 @@ const files = testFiles(folder).filter((file) => {
   const isInterop = relative(folder, file).startsWith('interop/');
   return isInterop === values.interop && positionals.every((pattern) => file.includes(pattern));
 });
-const jobs = Number(values.jobs ?? (values.interop ? 1 : Math.min(4, availableParallelism())));
+const jobs =
+  values.jobs !== undefined
+    ? wholeNumber('jobs', values.jobs, 1)
+    : values.interop
+      ? 1
+      : Math.min(4, availableParallelism());
 const results = await runAll(files, jobs);
 
 let passed = 0;

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { BlockClient, MockDriver } from '../../runtime/testing/index.js';
+import { readCommandLine, someOf } from '../support/command-line.js';
 import { Random } from '../support/random.js';
 import { repositoryRoot } from '../support/repository.js';
 import { BackendProcess } from './blk/backend-process.js';
@@ -58,20 +59,27 @@ interface Settings {
 }
 
 export async function benchBlk(args: readonly string[]): Promise<void> {
-  const quick = args.includes('--quick');
+  const { values } = readCommandLine({
+    args: [...args],
+    options: {
+      json: { type: 'boolean' },
+      quick: { type: 'boolean', default: false },
+      poll: { type: 'boolean', default: false },
+      medium: { type: 'string', multiple: true },
+    },
+  });
+  const media = someOf('medium', values.medium, MEDIA);
+  const { quick, poll } = values;
   const settings: Settings = {
     rounds: quick ? 3 : 11,
     sampleSeconds: quick ? 0.06 : 0.15,
     diskBytes: quick ? 64 << 20 : 256 << 20,
-    poll: args.includes('--poll'),
+    poll,
   };
-  const media = MEDIA.filter(
-    (medium) => !args.some((arg) => arg.startsWith('--medium=')) || args.includes(`--medium=${medium}`),
-  );
   const rows: Row[] = [];
   for (const medium of media) rows.push(...(await measureMedium(medium, settings)));
-  if (args.includes('--json')) {
-    const { rounds, diskBytes, poll } = settings;
+  if (values.json === true) {
+    const { rounds, diskBytes } = settings;
     console.log(
       JSON.stringify(
         { node: process.versions.node, arch: process.arch, rounds, diskBytes, poll, rows },

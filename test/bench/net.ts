@@ -5,6 +5,7 @@
  */
 import { availableParallelism } from 'node:os';
 import { TemporaryFolder } from '../support/guest/processes.js';
+import { readCommandLine, someOf } from '../support/command-line.js';
 import { testpmdPath } from '../support/testpmd.js';
 import {
   Contender,
@@ -37,21 +38,32 @@ interface Row {
 }
 
 export async function benchNet(args: readonly string[]): Promise<void> {
+  const { values } = readCommandLine({
+    args: [...args],
+    options: {
+      json: { type: 'boolean' },
+      quick: { type: 'boolean', default: false },
+      direction: { type: 'string', multiple: true },
+      format: { type: 'string', multiple: true },
+      length: { type: 'string', multiple: true },
+    },
+  });
+  const formats = someOf('format', values.format, FORMATS);
+  const directions = someOf('direction', values.direction, DIRECTIONS);
+  const names = LENGTHS.map(({ length }) => String(length));
+  const lengths = someOf('length', values.length, names);
   if (testpmdPath === null) throw new Error('dpdk-testpmd is not installed (Debian: dpdk-dev)');
   if (availableParallelism() < CORES) throw new Error(`${CORES} processors are needed`);
-  const quick = args.includes('--quick');
-  const [rounds, seconds] = quick ? [3, 0.4] : [9, 1];
-  const wanted = (name: string, value: string): boolean =>
-    !args.some((arg) => arg.startsWith(`--${name}=`)) || args.includes(`--${name}=${value}`);
+  const [rounds, seconds] = values.quick ? [3, 0.4] : [9, 1];
   const rows: Row[] = [];
-  for (const format of FORMATS.filter((each) => wanted('format', each))) {
-    for (const direction of DIRECTIONS.filter((each) => wanted('direction', each))) {
-      for (const { length, target } of LENGTHS.filter((each) => wanted('length', String(each.length)))) {
+  for (const format of formats) {
+    for (const direction of directions) {
+      for (const { length, target } of LENGTHS.filter((each) => lengths.includes(String(each.length)))) {
         rows.push(await measure(format, direction, length, target, rounds, seconds));
       }
     }
   }
-  if (args.includes('--json')) {
+  if (values.json === true) {
     console.log(
       JSON.stringify({ node: process.versions.node, arch: process.arch, rounds, seconds, rows }, null, 2),
     );

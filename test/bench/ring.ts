@@ -12,6 +12,7 @@ import {
   type Shape,
   SHAPES,
 } from './ring/contender.js';
+import { readCommandLine } from '../support/command-line.js';
 import { createNativeDriver, createTypeScriptDriver } from './ring/driver-contender.js';
 import { buildYardstick } from './ring/yardstick.js';
 
@@ -44,9 +45,13 @@ interface Row {
 }
 
 export function benchRing(args: readonly string[]): void {
-  const samples = args.includes('--quick') ? 15 : 61;
+  const { values } = readCommandLine({
+    args: [...args],
+    options: { json: { type: 'boolean' }, quick: { type: 'boolean' } },
+  });
+  const samples = values.quick === true ? 15 : 61;
   const rows = SIDES.flatMap((side) => measure(side, samples));
-  if (args.includes('--json')) {
+  if (values.json === true) {
     console.log(JSON.stringify({ node: process.versions.node, arch: process.arch, samples, rows }, null, 2));
   } else {
     print(rows);

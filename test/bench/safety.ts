@@ -2,16 +2,27 @@
  * What it costs to lose nothing: chains in flight kept record of, and writes to guest memory logged, against neither, on the
  * rings alone and end to end on a disk. All are measured in alternation; each round gives one ratio.
  */
+import { readCommandLine } from '../support/command-line.js';
 import { measureDisks } from './safety/disk.js';
 import { measureRings } from './safety/ring.js';
 import { type Row, type Spread, VARIANTS } from './safety/row.js';
 
 export async function benchSafety(args: readonly string[]): Promise<void> {
-  const quick = args.includes('--quick');
+  const { values } = readCommandLine({
+    args: [...args],
+    options: {
+      json: { type: 'boolean' },
+      quick: { type: 'boolean', default: false },
+      ring: { type: 'boolean', default: false },
+      disk: { type: 'boolean', default: false },
+    },
+  });
+  const { quick } = values;
+  const all = values.ring === values.disk;
   const rows: Row[] = [];
-  if (!args.includes('--disk')) rows.push(...measureRings(quick ? 15 : 61));
-  if (!args.includes('--ring')) rows.push(...(await measureDisks(quick ? 3 : 11, quick ? 0.06 : 0.2)));
-  if (args.includes('--json')) {
+  if (all || values.ring) rows.push(...measureRings(quick ? 15 : 61));
+  if (all || values.disk) rows.push(...(await measureDisks(quick ? 3 : 11, quick ? 0.06 : 0.2)));
+  if (values.json === true) {
     console.log(JSON.stringify({ node: process.versions.node, arch: process.arch, rows }, null, 2));
   } else {
     print(rows);

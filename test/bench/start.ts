@@ -9,16 +9,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { BlockClient } from '../../runtime/drivers/blk/block-client.js';
 import { VirtioDriver } from '../../runtime/drivers/virtio-driver.js';
+import { readCommandLine } from '../support/command-line.js';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import type { Platform, SocketStream } from '../../runtime/platform/platform.js';
 
 const PROGRAM = fileURLToPath(new URL('../../runtime/bin/vhost-user-blk.js', import.meta.url));
 
 export async function benchStart(args: readonly string[]): Promise<void> {
-  const { values } = parseArgs({
+  const { values } = readCommandLine({
     args: [...args],
     options: { json: { type: 'boolean', default: false }, quick: { type: 'boolean', default: false } },
   });

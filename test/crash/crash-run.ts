@@ -92,6 +92,8 @@ export async function crashRun(options: CrashOptions): Promise<CrashCounts> {
       if (run.killed % KILLS_A_PAUSE !== 0 && run.killed < options.kills) continue;
       await run.pause(driver, load, await run.start(null));
     }
+    // The last kill may have been that of a pause: what it caught still has to come back.
+    if (run.unserved) await run.pause(driver, load, await run.start(null));
     await load.stop();
     run.counts.requests = load.completed;
     return run.counts;
@@ -125,6 +127,11 @@ class CrashRun implements AsyncDisposable {
   /** What the last back-end had to say. */
   get output(): string {
     return this.#backend?.output.replace('warm\n', '') ?? '';
+  }
+
+  /** The last back-end is gone. */
+  get unserved(): boolean {
+    return this.#backend?.exit !== null;
   }
 
   async start(death: Death | null): Promise<RunningProgram> {

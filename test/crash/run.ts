@@ -6,13 +6,13 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
+import { readCommandLine, refuse, someOf, wholeNumber } from '../support/command-line.js';
 import { Backends } from './backends.js';
 import { combinations, nameOf } from './combinations.js';
 import { type CrashCounts, type CrashMode, crashRun } from './crash-run.js';
 
-const { values } = parseArgs({
+const { values } = readCommandLine({
   options: {
     kills: { type: 'string', default: '1000' },
     seed: { type: 'string', default: String(Date.now() % 0x7fffffff) },
@@ -21,19 +21,21 @@ const { values } = parseArgs({
     spares: { type: 'string', default: '2' },
   },
 });
-const kills = Number(values.kills);
-const seed = Number(values.seed);
+const kills = wholeNumber('kills', values.kills, 1);
+const seed = wholeNumber('seed', values.seed);
+const spares = wholeNumber('spares', values.spares, 1);
+const [mode] = someOf<CrashMode>('mode', [values.mode], ['tracked', 'reissued']);
 const chosen = combinations()
   .map((combination, number) => ({ combination, number, name: nameOf(combination) }))
   .filter(({ name }) => name.includes(values.only));
-if (chosen.length === 0) throw new Error(`no combination has "${values.only}" in its name`);
+if (chosen.length === 0) refuse(`--only: no combination has "${values.only}" in its name`);
 console.log(`${kills} kills over ${chosen.length} combinations, --seed=${seed}`);
 
 const memory = '/dev/shm';
 const folder = mkdtempSync(join(existsSync(memory) ? memory : tmpdir(), 'vhost-user-crash-'));
 process.once('exit', () => rmSync(folder, { recursive: true, force: true }));
 const platform = createLinuxPlatform();
-await using backends = new Backends(Number(values.spares));
+await using backends = new Backends(spares);
 let [passed, failed, total] = [0, 0, 0];
 const begin = performance.now();
 for (const [i, { combination, number, name }] of chosen.entries()) {
@@ -48,7 +50,7 @@ for (const [i, { combination, number, name }] of chosen.entries()) {
       file: join(folder, `disk-${number}`),
       socketPath: join(folder, `socket-${number}`),
       backends,
-      mode: values.mode as CrashMode,
+      mode: mode!,
     });
     passed++;
     total += share;

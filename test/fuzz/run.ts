@@ -11,7 +11,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { isAbsolute, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
+import { readCommandLine, someOf, wholeNumber } from '../support/command-line.js';
 import { fuzzKinds } from './kinds.js';
 import { Watchdog } from './watchdog.js';
 
@@ -30,7 +30,7 @@ interface Done {
   readonly reached: Record<string, number>;
 }
 
-const { values } = parseArgs({
+const { values } = readCommandLine({
   options: {
     kind: { type: 'string', default: 'all' },
     seed: { type: 'string' },
@@ -42,15 +42,14 @@ const { values } = parseArgs({
 });
 const kinds = values.kind === 'all' ? Object.keys(fuzzKinds) : values.kind.split(',');
 const options: Options = {
-  seed: wholeNumber('seed', values.seed) ?? randomInt(2 ** 32),
-  inputs: wholeNumber('inputs', values.inputs) ?? Infinity,
-  seconds: wholeNumber('seconds', values.seconds) ?? (values.inputs === undefined ? 60 : Infinity),
+  seed: numberGiven('seed') ?? randomInt(2 ** 32),
+  inputs: numberGiven('inputs', 1) ?? Infinity,
+  seconds: numberGiven('seconds', 1) ?? (values.inputs === undefined ? 60 : Infinity),
 };
-for (const kind of kinds.filter((each) => fuzzKinds[each] === undefined && !isAbsolute(each))) {
-  console.error(`--kind: expected all or some of ${Object.keys(fuzzKinds).join(', ')}, got ${kind}`);
-  process.exit(2);
-}
-const jobs = wholeNumber('jobs', values.jobs) ?? availableParallelism();
+// A kind may be a module of its own, too: the tests of this command bring theirs.
+const named = kinds.filter((kind) => !isAbsolute(kind));
+someOf('kind', named, Object.keys(fuzzKinds));
+const jobs = numberGiven('jobs', 1) ?? availableParallelism();
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-fuzz-'));
 let failed = 0;
 try {
@@ -68,12 +67,9 @@ try {
 console.log(`${kinds.length - failed} passed, ${failed} failed`);
 process.exitCode = failed > 0 ? 1 : 0;
 
-function wholeNumber(name: string, text: string | undefined): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text);
-  if (Number.isSafeInteger(value) && value >= 0) return value;
-  console.error(`--${name}: expected a whole number, got ${text}`);
-  process.exit(2);
+function numberGiven(name: 'seed' | 'inputs' | 'seconds' | 'jobs', low = 0): number | undefined {
+  const text = values[name];
+  return text === undefined ? undefined : wholeNumber(name, text, low);
 }
 
 /** True when nothing was found. */

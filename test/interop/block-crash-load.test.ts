@@ -53,6 +53,16 @@ for (const [number, combination] of combinations().entries()) {
   });
 }
 
+test('however many kills are asked for, the last is followed by a back-end that serves what it caught', async () => {
+  for (const kills of [1, 9]) {
+    const counts = await run(0, kills, 'tracked');
+    assert.is(
+      Object.values(counts.kills).reduce((sum, count) => sum + count, 0),
+      kills,
+    );
+  }
+});
+
 for (const number of [0, 4]) {
   test(`${combinations()[number]!.format}: without a record what was under way is issued again`, async () => {
     await run(number, 5, 'reissued');

@@ -7,22 +7,25 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { parseArgs } from 'node:util';
 import { Worker } from 'node:worker_threads';
 import { createLinuxPlatform } from '../../runtime/platform/linux.js';
+import { readCommandLine, wholeNumber } from '../support/command-line.js';
 import { combinations, nameOf } from './combinations.js';
 import { verifyRun } from './verify-run.js';
 
 /** Nothing takes a fraction of this. */
 const RUN_LIMIT_MS = 60_000;
 
-const { values } = parseArgs({
+const { values } = readCommandLine({
   options: {
     seed: { type: 'string', default: '1' },
     rounds: { type: 'string', default: '4' },
     requests: { type: 'string', default: '600' },
   },
 });
+const firstSeed = wholeNumber('seed', values.seed);
+const rounds = wholeNumber('rounds', values.rounds, 1);
+const requests = wholeNumber('requests', values.requests, 1);
 
 const folder = mkdtempSync(join(tmpdir(), 'vhost-user-matrix-'));
 const path = join(folder, 'disk.sock');
@@ -34,11 +37,11 @@ let [passed, failed] = [0, 0];
 try {
   await once(server, 'message');
   const platform = createLinuxPlatform();
-  const common = { platform, path, requests: Number(values.requests) };
+  const common = { platform, path, requests };
   for (const combination of combinations()) {
     const failures: string[] = [];
-    for (let round = 0; round < Number(values.rounds); round++) {
-      const seed = Number(values.seed) + round;
+    for (let round = 0; round < rounds; round++) {
+      const seed = firstSeed + round;
       try {
         await limited(verifyRun({ ...common, combination, seed, signal: AbortSignal.timeout(RUN_LIMIT_MS) }));
       } catch (error) {
