@@ -8,7 +8,8 @@ import type {
   VirtqueueState,
 } from '../virtqueue/device-virtqueue.js';
 import type { Translation } from '../virtqueue/translation.js';
-import { initialVirtqueueState, readSplitUsedIndex, startDeviceVirtqueue } from '../virtqueue/start.js';
+import { splitPosition } from '../virtqueue/split/position.js';
+import { initialVirtqueueState, startDeviceVirtqueue } from '../virtqueue/start.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import type { NegotiatedFeatures } from './negotiated-features.js';
 import { decodeBase } from './vring-base.js';
@@ -58,21 +59,10 @@ export function startVringVirtqueue(context: VirtqueueContext, ring: VringPlace)
   );
 }
 
-/**
- * Where the ring goes on. A split ring's base is the available index alone; the used index stands in the ring itself,
- * where the device before, in this process or another, left it. A ring was drained when it was stopped, so both are the same,
- * and where they are not the used index is right: what was not used is all still to be done (of what is in flight beyond it a
- * region tells). Front-ends are wrong about the base: DPDK's virtio-user, as a server, tells 0 to every back-end that returns;
- * cloud-hypervisor, Firecracker and StratoVirt tell what the driver has made available, for a driver that fills its ring early
- * as well as for a back-end that returns. DPDK's back-end goes by the used index, too.
- */
-function position(
-  platform: Platform,
-  format: 'split' | 'packed',
-  { index, base, areas }: VringPlace,
-): VirtqueueState {
-  const state = base === null ? initialVirtqueueState(format) : decodeBase(format, base);
-  if (state.format === 'packed') return state;
-  const nextUsed = readSplitUsedIndex(platform.windows, areas.device, index);
-  return { ...state, nextUsed, nextAvailable: nextUsed };
+/** Where the ring goes on. */
+function position(platform: Platform, format: 'split' | 'packed', ring: VringPlace): VirtqueueState {
+  const { base } = ring;
+  const state = base === null ? null : decodeBase(format, base);
+  if (format === 'packed') return state ?? initialVirtqueueState(format);
+  return splitPosition(platform.windows, ring, state?.nextAvailable ?? null);
 }

@@ -1,14 +1,8 @@
 import type { WindowTable } from '../platform/platform.js';
-import type {
-  DeviceVirtqueue,
-  MemoryPlace,
-  VirtqueueConfiguration,
-  VirtqueueState,
-} from './device-virtqueue.js';
+import type { DeviceVirtqueue, VirtqueueConfiguration, VirtqueueState } from './device-virtqueue.js';
 import { MAX_VIRTQUEUE_SIZE } from '../../generated/virtio/split-virtqueue.js';
 import { VirtqueueError } from '../errors.js';
 import { PackedDeviceVirtqueue } from './packed/device.js';
-import { RingArea } from './ring-area.js';
 import { SplitDeviceVirtqueue } from './split/device.js';
 
 /** virtio 1.4, 2.7 and 2.8.10.1: the largest ring of either format. */
@@ -37,14 +31,6 @@ export function startDeviceVirtqueue(
     index,
     `the state of a ${state.format} ring cannot start a ${format} one`,
   );
-}
-
-/**
- * The used index that stands in a split ring's used ring. A device that takes a ring over goes on from it, since the
- * protocol transfers only the available index.
- */
-export function readSplitUsedIndex(windows: WindowTable, device: MemoryPlace, queue = -1): number {
-  return Atomics.load(new RingArea(windows, device, 4, 4, 'used ring', queue).u16(), 1);
 }
 
 /** Where a ring stands that was never used: at its start, both wrap counters 1. */

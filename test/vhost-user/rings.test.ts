@@ -130,6 +130,17 @@ test('a base of 0 for a ring that was used goes on where its used entries end (D
   await talk.close();
 });
 
+test('a ring that was never used begins at its base', async () => {
+  const { talk, guest } = await open();
+  const ring = RunningRing.start(talk, guest, { base: 65_533, enable: false });
+  ring.ring.availableIndex = 65_533;
+  for (let i = 1; i <= 5; i++) ring.offer();
+  talk.frontend.send(Request.setVringEnable, bytes(0, 1));
+  await ring.used(5);
+  assert.is(await base(talk, 0), 2);
+  await talk.close();
+});
+
 test('rings may be disabled and stopped before anything is negotiated (DPDK as a server)', async () => {
   const talk = Conversation.open();
   const guest = new SharedGuest(talk.platform);

@@ -60,10 +60,10 @@ export class SplitInflight {
   #counter: number;
 
   /**
-   * Opens a region for a ring. A ring that nothing is known of goes on where its used entries end. Throws VirtqueueError
+   * Opens a region for a ring. `fallback` is the available index of a ring that nothing is known of. Throws VirtqueueError
    * (ERR_VIRTQ_INFLIGHT) when it contradicts itself or the ring; then it was not written to.
    */
-  constructor(area: InflightArea, ring: SplitRingNow) {
+  constructor(area: InflightArea, ring: SplitRingNow, fallback: number) {
     this.#area = area;
     this.#u8 = area.u8;
     this.#u16 = area.u16;
@@ -74,7 +74,7 @@ export class SplitInflight {
       this.#start(ring);
       this.#parked = new Uint16Array(0);
       this.#lastBatchHead = this.#counter = 0;
-      this.nextAvailable = ring.usedIndex;
+      this.nextAvailable = fallback;
       return;
     }
     const found = read(region, ring);

@@ -77,7 +77,7 @@ export class SplitDeviceVirtqueue extends BaseDeviceVirtqueue {
       availableIndex: Atomics.load(this.#available, 1),
       untouched: this.#nextUsed === 0 && elements.every((word) => word === 0),
     };
-    return new SplitInflight(area, now);
+    return new SplitInflight(area, now, this.#nextAvailable);
   }
 
   protected override bindAreas(areas: VirtqueueAreas): readonly RingArea[] {
