@@ -311,6 +311,18 @@ both('an eventfd calls back later, many signals may be one call, none after clos
   platform.closeFd(fd);
 });
 
+both('a socket takes a signal as 8 bytes; one whose reader is gone says so', async ({ platform }) => {
+  const [fd, theirs] = platform.socketPair();
+  const reader = platform.adoptSocket(theirs) as SocketStream;
+  platform.signalEventFd(fd);
+  const into = new Uint8Array(16);
+  assert.is(reader.receive(into, []), 8);
+  assert.equal([...into.subarray(0, 8)], [1, 0, 0, 0, 0, 0, 0, 0]);
+  reader.close();
+  assert.is(failure(() => platform.signalEventFd(fd)).errno, 'EPIPE');
+  platform.closeFd(fd);
+});
+
 both('a copy table runs whole or not at all', ({ platform }) => {
   const fd = platform.createSharedMemory('parity', 8192n);
   const [from, to] = [platform.map(fd, 0n, 4096n), platform.map(fd, 4096n, 4096n)];
