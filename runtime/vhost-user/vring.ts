@@ -1,39 +1,20 @@
 import { VhostError, VirtqueueError } from '../errors.js';
-import { QueueHost } from '../device/queue-host.js';
-import type { QueueScheduler } from '../device/queue-scheduler.js';
-import type { DirtyWriter } from '../memory/dirty-log.js';
+import type { QueueHost } from '../device/queue-host.js';
 import type { GuestMemory } from '../memory/guest-memory.js';
 import type { AddressRange, Removed } from '../memory/iotlb.js';
-import type { Watch } from '../platform/platform.js';
 import type { DeviceVirtqueue, VirtqueueAreas, VirtqueueState } from '../virtqueue/device-virtqueue.js';
 import { initialVirtqueueState } from '../virtqueue/start.js';
 import type { VringAddress } from '../../generated/vhost-user/payloads.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 import type { OwnedFd } from './fd-bundle.js';
-import { type SessionIommu, type TranslatedRing, whenDone } from './iommu.js';
-import type { Leftovers } from './backend/leftovers.js';
-import type { MemorySlots } from './memory-slots.js';
-import { areasOf, checkAlignment, liesIn, sameAreas, unmapped } from './ring-areas.js';
-import { type BoundRing, ringLog } from './ring-log.js';
+import { type TranslatedRing, whenDone } from './iommu.js';
+import { asVirtqueueError, LiveRing } from './live-ring.js';
+import { areasOf, checkAlignment, liesIn, unmapped } from './ring-areas.js';
 import { decodeBase, encodeBase } from './vring-base.js';
-import { startVringVirtqueue, type VirtqueueContext } from './vring-virtqueue.js';
-import { VringSignals, type VringSignalsContext } from './vring-signals.js';
-
-/** What a ring needs of its session. */
-export interface VringContext extends VirtqueueContext, VringSignalsContext {
-  /** Largest ring, whatever the device takes. */
-  readonly maxSize: number;
-  readonly loop: QueueScheduler;
-  readonly memory: MemorySlots;
-  readonly iommu: SessionIommu;
-  /** Where writes are marked while LOG_ALL is accepted. */
-  readonly dirtyLogging: DirtyWriter;
-  /** Chains that outlive their rings. */
-  readonly leftovers: Leftovers;
-  /** The ring broke; its err fd was signalled already. */
-  readonly onBroken: (vring: Vring, error: VirtqueueError) => void;
-  readonly onTurn: () => void;
-}
+import type { VringContext } from './vring-context.js';
+import { startVringVirtqueue } from './vring-virtqueue.js';
+import { VringKick } from './vring-kick.js';
+import { VringSignals } from './vring-signals.js';
 
 /** Largest queue of a device that states none. */
 const DEFAULT_MAX_SIZE = 1024;
@@ -63,22 +44,16 @@ export class Vring implements TranslatedRing {
   #baseBeforeReset: number | null = null;
   #started = false;
   #enabled: boolean;
-  #kick: OwnedFd | null = null;
+  readonly #kick: VringKick;
   readonly #signals: VringSignals;
-  /** Looked at again and again, as a SET_VRING_KICK without an fd asks. */
-  #polled = false;
-  #watch: Watch | null = null;
-  #host: QueueHost | null = null;
-  /** What the live ring is bound to; the memory is held. */
-  #bound: BoundRing | null = null;
-  /** Waits for the last chain that was taken before logging began. */
-  #covered: (() => void) | null = null;
+  #live: LiveRing | null = null;
   /** Why the ring was not started although it was asked to. */
   #refused: VirtqueueError | null = null;
 
   constructor(index: number, context: VringContext, enabled: boolean) {
     this.index = index;
     this.#context = context;
+    this.#kick = new VringKick(context.platform, () => this.host?.kick());
     this.#signals = new VringSignals(index, context);
     this.#enabled = enabled;
   }
@@ -93,11 +68,11 @@ export class Vring implements TranslatedRing {
 
   /** The ring's queue while it is live. */
   get host(): QueueHost | null {
-    return this.#host;
+    return this.#live?.host ?? null;
   }
 
   get broken(): VirtqueueError | null {
-    return this.#host?.broken ?? this.#refused;
+    return this.host?.broken ?? this.#refused;
   }
 
   /** SET_VRING_NUM. */
@@ -118,16 +93,12 @@ export class Vring implements TranslatedRing {
     checkAlignment(addresses, this.#format());
     const before = this.#addresses;
     this.#addresses = addresses;
-    if (this.#host === null) {
+    if (this.#live === null) {
       this.#goLive(false);
       return;
     }
     // Only how it is logged: chains that are in flight are to be logged like this as well.
-    if (this.#bound !== null && sameAreas(this.#bound.addresses, addresses)) {
-      this.#bound = { ...this.#bound, addresses };
-      this.#setLog(this.#host);
-      return;
-    }
+    if (this.#live.relog(addresses)) return;
     const memory = this.#context.memory.current;
     if (memory !== null && !this.#context.iommu.active && this.#areas(memory) === null) {
       this.#addresses = before;
@@ -156,13 +127,11 @@ export class Vring implements TranslatedRing {
   /** VRING_KICK: starts the ring if that was not done before, and kicks it. */
   kickInband(): void {
     if (!this.#started) this.#start(null, false);
-    else this.#host?.kick();
+    else this.host?.kick();
   }
 
   #start(kick: OwnedFd | null, polled: boolean): void {
-    this.#closeKick();
-    this.#kick = kick;
-    this.#polled = polled;
+    this.#kick.replace(kick, polled);
     const wasStarted = this.#started;
     this.#started = true;
     this.#refused = null;
@@ -170,13 +139,14 @@ export class Vring implements TranslatedRing {
       this.#goLive(true);
     } catch (error) {
       if (!wasStarted) this.#started = false;
-      this.#closeKick();
+      this.#kick.close();
       throw error;
     }
     // A replaced fd may have carried a kick that nobody will read.
-    if (wasStarted && this.#host !== null) {
-      this.#watchKick(this.#host);
-      this.#host.resume();
+    const { host } = this;
+    if (wasStarted && host !== null) {
+      this.#watchKick(host);
+      host.resume();
     }
   }
 
@@ -193,13 +163,13 @@ export class Vring implements TranslatedRing {
 
   setEnabled(enabled: boolean): void {
     this.#enabled = enabled;
-    if (enabled) this.#host?.enable();
-    else this.#host?.disable();
+    if (enabled) this.host?.enable();
+    else this.host?.disable();
   }
 
   /** Resolves when the disabled ring has no chain in flight. */
   async idle(): Promise<void> {
-    const host = this.#host;
+    const { host } = this;
     if (host !== null) await new Promise<void>((resolve) => host.whenIdle(resolve));
   }
 
@@ -211,7 +181,7 @@ export class Vring implements TranslatedRing {
 
   /** Stops the ring once every chain in flight is completed, and gives its position in wire form. */
   async stop(): Promise<number> {
-    return this.#stop((host) => host.stop());
+    return this.#stop(({ host }) => host.stop());
   }
 
   /**
@@ -221,20 +191,20 @@ export class Vring implements TranslatedRing {
    * go of; for one that cannot, e.g. since the kernel has its writes, and for a ring without a region, this is `stop`.
    */
   async park(): Promise<number> {
-    return this.#stop((host) => (host.tracked && this.#lets(host) ? host.park() : host.stop()));
+    return this.#stop(({ host, lets }) => (host.tracked && lets ? host.park() : host.stop()));
   }
 
-  async #stop(end: (host: QueueHost) => VirtqueueState | Promise<VirtqueueState>): Promise<number> {
+  async #stop(end: (live: LiveRing) => VirtqueueState | Promise<VirtqueueState>): Promise<number> {
     this.#started = false;
     this.#refused = null;
-    this.#closeKick();
-    const host = this.#host;
-    if (host !== null) {
-      const state = await end(host);
-      if (this.#host === host) {
+    this.#kick.close();
+    const live = this.#live;
+    if (live !== null) {
+      const state = await end(live);
+      if (this.#live === live) {
         this.#base = encodeBase(state);
-        this.#host = null;
-        this.#leave(host);
+        this.#live = null;
+        live.leave();
       }
     }
     this.#context.iommu.forget(this);
@@ -254,8 +224,8 @@ export class Vring implements TranslatedRing {
 
   /** The memory table changed, or the ring's place in it. */
   memoryChanged(): void {
-    if (this.#host !== null) {
-      this.#host.whenQuiet(() => this.#rebind());
+    if (this.#live !== null) {
+      this.#rebind(this.#live);
       return;
     }
     try {
@@ -268,49 +238,45 @@ export class Vring implements TranslatedRing {
   // --- behind an IOMMU
 
   translated(): void {
-    if (this.#host === null || this.#bound === null) this.memoryChanged();
-    else this.#host.translated();
+    if (this.#live?.bound === true) this.#live.host.translated();
+    else this.memoryChanged();
   }
 
   untranslatable(error: VirtqueueError): void {
-    if (this.#host === null) this.#faulty(error);
-    else this.#host.break(error);
+    if (this.#live === null) this.#faulty(error);
+    else this.#live.host.break(error);
   }
 
   liesIn(range: AddressRange): boolean {
-    if (this.#host === null || this.#addresses === null) return false;
+    if (this.#live === null || this.#addresses === null) return false;
     return liesIn(this.#addresses, this.#format(), this.#size, range);
   }
 
   withdraw({ ranges, places }: Removed): Promise<unknown> | null {
-    const host = this.#host;
-    if (host === null) return null;
-    if (this.#bound === null || !ranges.some((range) => this.liesIn(range))) {
+    const live = this.#live;
+    if (live === null) return null;
+    const { host } = live;
+    if (!live.bound || !ranges.some((range) => this.liesIn(range))) {
       return whenDone((done) => host.whenUnused(places, done));
     }
     // The last completion runs this at once, before anybody is told of it.
-    host.whenQuiet(() => this.#rebind());
+    this.#rebind(live);
     return whenDone((done) => host.whenUnused(null, done));
   }
 
   /** LOG_ALL came or went. Resolves when whatever is written from then on is logged, or nothing is. */
   loggingChanged(): Promise<void> {
-    const host = this.#host;
-    if (host === null || host.broken !== null) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.#covered = resolve;
-      this.#setLog(host, resolve);
-    });
+    return this.#live?.loggingChanged() ?? Promise.resolve();
   }
 
   /** The connection ends: closes everything at once. Memory is held on until no chain in flight lies in it. */
   close(): void {
     this.#started = false;
-    this.#closeKick();
+    this.#kick.close();
     this.#signals.close();
-    const host = this.#host;
-    this.#host = null;
-    if (host !== null) this.#leave(host);
+    const live = this.#live;
+    this.#live = null;
+    live?.leave();
     this.#context.iommu.forget(this);
   }
 
@@ -318,10 +284,10 @@ export class Vring implements TranslatedRing {
 
   /** Makes a started ring live if everything is there. `demand`: its addresses must lie in memory if there is any. */
   #goLive(demand: boolean): void {
-    const { features, platform, device, loop, leftovers } = this.#context;
+    const { device, leftovers } = this.#context;
     const memory = this.#context.memory.current;
     const addresses = this.#addresses;
-    if (!this.#started || this.#host !== null) return;
+    if (!this.#started || this.#live !== null) return;
     if (this.#size === 0 || addresses === null || memory === null) return;
     const { iommu } = this.#context;
     const areas = iommu.active ? this.#translatedAreas(memory) : this.#areas(memory);
@@ -345,29 +311,26 @@ export class Vring implements TranslatedRing {
       this.#refuse(error);
       return;
     }
-    this.#bound = { memory: memory.retain(), areas, addresses };
-    const host = new QueueHost({
+    const live = new LiveRing(this.#context, {
       virtqueue,
-      device,
-      features: features.accepted,
-      windows: platform.windows,
-      loop,
+      memory,
+      areas,
+      addresses,
       call: () => this.#signals.signal('call'),
       onBroken: (error) => {
         this.#signals.signal('err');
-        this.#covered?.();
         this.#context.onBroken(this, error);
       },
-      onTurn: this.#context.onTurn,
     });
-    this.#host = host;
-    this.#setLog(host);
+    this.#live = live;
+    const { host } = live;
+    live.setLog();
     this.#baseBeforeReset = null;
     try {
       this.#watchKick(host);
     } catch (error) {
-      this.#host = null;
-      this.#leave(host);
+      this.#live = null;
+      live.leave();
       throw error;
     }
     if (virtqueue.parked > 0) leftovers.resuming(device, (cause) => host.fail(cause));
@@ -381,40 +344,13 @@ export class Vring implements TranslatedRing {
   /** The in-flight region contradicts itself: nobody can say which chains are done, so the ring must not run. */
   #refuse(error: unknown): void {
     if (!(error instanceof VirtqueueError) || error.code !== 'ERR_VIRTQ_INFLIGHT') throw error;
-    this.#closeKick();
+    this.#kick.close();
     this.#faulty(error);
   }
 
-  /** Binds the quiet live ring to the memory of now. False when it cannot go on with it. */
-  #rebind(): boolean {
-    const memory = this.#context.memory.current;
-    const before = this.#bound;
-    this.#bound = null;
-    try {
-      const areas = memory === null ? null : this.#areas(memory);
-      if (memory === null || areas === null) return false;
-      this.#host?.rebind(memory, areas);
-      this.#bound = { memory: memory.retain(), areas, addresses: this.#addresses! };
-      if (this.#host !== null) this.#setLog(this.#host);
-      return true;
-    } catch (error) {
-      this.#host?.break(asVirtqueueError(this.index, error));
-      return false;
-    } finally {
-      before?.memory.release();
-    }
-  }
-
-  /** Has the ring log its writes, or not, as LOG_ALL and its addresses say. */
-  #setLog(host: QueueHost, covered?: () => void): void {
-    const { features, dirtyLogging } = this.#context;
-    const bound = features.has(VirtioFeature.vhostLogAll) ? this.#bound : null;
-    host.setLog(bound === null ? null : ringLog(dirtyLogging, features.accepted, bound), covered);
-  }
-
-  /** Whether the device does nothing any more for chains that are taken from it. */
-  #lets(host: QueueHost): boolean {
-    return this.#context.device.letsGo?.(host.index) ?? false;
+  /** Has the live ring moved to where it lies now, once it is quiet. */
+  #rebind(live: LiveRing): void {
+    live.host.whenQuiet(() => live.rebind(this.#addresses!, (memory) => this.#areas(memory)));
   }
 
   #format(): 'split' | 'packed' {
@@ -448,44 +384,16 @@ export class Vring implements TranslatedRing {
   }
 
   #watchKick(host: QueueHost): void {
-    host.polled = this.#polled;
-    if (this.#kick !== null) {
-      this.#watch ??= this.#context.platform.watchEventFd(this.#kick.fd, () => this.#host?.kick());
-    }
-  }
-
-  #closeKick(): void {
-    this.#watch?.close();
-    this.#watch = null;
-    this.#kick?.close();
-    this.#kick = null;
-    this.#polled = false;
-  }
-
-  /** Lets go of a host that is not this ring's any more, and of its memory once no chain in flight lies there. */
-  #leave(host: QueueHost): void {
-    const bound = this.#bound;
-    this.#bound = null;
-    this.#covered?.();
-    // Nobody can say that the chains of a device that failed will ever end.
-    const ended = host.failed || this.#lets(host) ? undefined : this.#context.leftovers.add();
-    host.detach(() => {
-      bound?.memory.release();
-      ended?.();
-    });
+    host.polled = this.#kick.polled;
+    this.#kick.watch();
   }
 
   #mustNotRun(what: string): void {
-    if (this.#host === null) return;
+    if (this.#live === null) return;
     throw new VhostError('ERR_VHOST_STATE', `ring ${this.index} runs: ${what} cannot change`);
   }
 
   #payload(expected: string, got: string): VhostError {
     return new VhostError('ERR_VHOST_PAYLOAD', `ring ${this.index}: expected ${expected}, got ${got}`);
   }
-}
-
-function asVirtqueueError(queue: number, cause: unknown): VirtqueueError {
-  if (cause instanceof VirtqueueError) return cause;
-  return new VirtqueueError('ERR_VIRTQ_CONFIGURATION', queue, 'the ring cannot be started', { cause });
 }
