@@ -84,7 +84,7 @@ if (permitted !== undefined) {
       await until(() => {
         const [, state] = /\) (.)/.exec(readFileSync(`/proc/${child.pid}/stat`, 'latin1'))!;
         asleep = said !== '' && state !== 'R' ? asleep + 1 : 0;
-        return asleep === 50;
+        return asleep === 2000;
       });
       assert.is(said, 'stuck\n');
       child.kill('SIGTERM');

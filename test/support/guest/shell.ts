@@ -42,7 +42,7 @@ export class GuestShell {
       };
       look();
     });
-    await within(limit, this.#qemu.whileRunning(up), () => 'the guest did not come up');
+    await within(limit, this.#qemu.whileRunning(up), () => `the guest did not come up\n${this.#describe()}`);
   }
 
   /** Runs a script in the guest. Its status is for the caller to judge. */
