@@ -168,9 +168,7 @@ test('what the one before had used, called or not, is collected and not issued a
     const queue = driver.queues[0]!;
     const [done, open] = [queue.transfer([], [512]), new BlockClient(queue).read(0, 512)];
     // Head 0 is used with 7 bytes, but nobody is called.
-    const { window, offset } = driver.frontend.vring(0)!.setup!.areas.device;
-    const view = platform.windows.u8[window]!;
-    new Uint16Array(view.buffer, view.byteOffset + offset, 6).set([0, 1, 0, 0, 7, 0]);
+    useHead0(driver);
     first.close();
     await heard(driver, 'disconnected');
     serve({ connect: true });
@@ -201,6 +199,41 @@ test('a stopped ring stays stopped over a restart; a disabled one is told so aga
     driver.close();
     await next.untilHungUp();
     next.close();
+  });
+});
+
+test('stopping that a back-end left half done is done by asking again', async () => {
+  await withDisk(async ({ platform, serve }) => {
+    const starting = VirtioDriver.start(options(platform, { listen: true }));
+    const first = new RawBackend(platform, await platform.connect(PATH), {
+      getVringBase: ({ payload }, self) => {
+        if (payload[0] === 0) self.reply('getVringBase', bytes(0, 1));
+        else self.close();
+      },
+    });
+    using driver = await starting;
+    const done = driver.queues[0]!.transfer([], [512]);
+    useHead0(driver);
+    platform.signalEventFd(driver.frontend.vring(0)!.callFd);
+    assert.is((await done).written, 7);
+    const back = heard(driver, 'reconnected');
+    const failed = await driver.stopRings().catch((error: unknown) => error);
+    assert.is((failed as VhostUserError).code, 'ERR_VHOST_DISCONNECTED');
+    assert.equal(
+      first.names.filter((name) => name === 'getVringBase'),
+      ['getVringBase', 'getVringBase'],
+    );
+    serve({ connect: true });
+    await back;
+    const disks = driver.queues.map((queue) => new BlockClient(queue));
+    await disks[1]!.write(0, new Uint8Array(512).fill(5));
+    const states = await driver.stopRings();
+    assert.equal(
+      states.map(({ nextAvailable }) => nextAvailable),
+      [1, 1],
+    );
+    await driver.resumeRings();
+    for (const disk of disks) assert.equal(await disk.read(0, 512), new Uint8Array(512).fill(5));
   });
 });
 
@@ -287,6 +320,13 @@ test('a connection that comes while another is served is kept for later, only th
     await new BlockClient(driver.queues[0]!).read(0, 512);
   });
 });
+
+/** Uses the first chain of ring 0 with 7 bytes, by hand and without a call. */
+function useHead0({ frontend, platform }: VirtioDriver): void {
+  const { window, offset } = frontend.vring(0)!.setup!.areas.device;
+  const view = platform.windows.u8[window]!;
+  new Uint16Array(view.buffer, view.byteOffset + offset, 6).set([0, 1, 0, 0, 7, 0]);
+}
 
 /** Resolves at the next event of that name. */
 function heard(driver: VirtioDriver, event: 'disconnected' | 'reconnected'): Promise<void> {

@@ -109,11 +109,19 @@ export class Frontend extends DeviceLink {
     await this.#startAll(vrings, signal);
   }
 
-  /** Disables rings, stops them and resolves with each one's base, as GET_VRING_BASE says it. */
+  /**
+   * Disables rings, stops them and resolves with each one's base, as GET_VRING_BASE says it or has said it: a ring that is stopped
+   * already is not asked for, since another back-end may know nothing of it.
+   */
   async stopVrings(indexes: readonly number[], signal?: AbortSignal): Promise<number[]> {
-    for (const index of indexes) await this.#sendEnable(index, false, signal);
+    const stopped = (index: number): boolean => this.#vrings.get(index)?.stopped === true;
+    for (const index of indexes) if (!stopped(index)) await this.#sendEnable(index, false, signal);
     const bases: number[] = [];
     for (const index of indexes) {
+      if (stopped(index)) {
+        bases.push(this.#vring(index).base);
+        continue;
+      }
       const state = await this.request('getVringBase', { index, num: 0 }, bounded(signal));
       if (state.index !== index) {
         const error = new VhostError('ERR_VHOST_REPLY', `asked for ring ${index}, got ring ${state.index}`, {
@@ -124,6 +132,7 @@ export class Frontend extends DeviceLink {
       }
       const vring = this.#vring(index);
       vring.started = false;
+      vring.stopped = true;
       this.loans.notifiers?.drop(index);
       vring.base = state.num;
       bases.push(state.num);
@@ -196,7 +205,7 @@ export class Frontend extends DeviceLink {
   /** RESET_DEVICE: every ring is stopped and disabled; memory and protocol features stay. */
   async resetDevice(signal?: AbortSignal): Promise<void> {
     await this.channel.request('resetDevice', undefined, bounded(signal));
-    for (const vring of this.#vrings.values()) vring.started = vring.enabled = false;
+    for (const vring of this.#vrings.values()) vring.started = vring.stopped = vring.enabled = false;
     this.#driverOk = false;
     await this.takeLoansBack(signal);
   }

@@ -50,6 +50,8 @@ export class FrontendVring implements Disposable {
   base = 0;
   /** Between SET_VRING_KICK and GET_VRING_BASE. */
   started = false;
+  /** GET_VRING_BASE said `base`, and the ring was not started or reset since: no back-end knows it better. */
+  stopped = false;
   enabled = false;
 
   /** Throws PlatformError when there are no eventfds to be had. */
@@ -107,6 +109,7 @@ export class FrontendVring implements Disposable {
   prepare(setup: VringSetup): void {
     this.#setup = setup;
     this.base = setup.base ?? this.base;
+    this.stopped = false;
     this.enabled = setup.enabled ?? true;
   }
 
