@@ -52,8 +52,15 @@ export type { MessageOrder, Negotiated } from './vhost-user/frontend/negotiation
 export type { RequestOptions } from './vhost-user/frontend/request-channel.js';
 export type { FrontendVring, VringSetup } from './vhost-user/frontend/vring.js';
 export { VirtioDriver, type VirtioDriverOptions } from './drivers/virtio-driver.js';
-export { DriverQueue, type TransferOptions, type TransferResult } from './drivers/driver-queue.js';
-export { BlockClient, type BlockOptions } from './drivers/blk/block-client.js';
+export {
+  DriverQueue,
+  type QueueUser,
+  type TransferOptions,
+  type TransferResult,
+} from './drivers/driver-queue.js';
+export type { VirtqueueAreas, VirtqueueState } from './virtqueue/device-virtqueue.js';
+export type { DriverVirtqueue } from './virtqueue/driver-virtqueue.js';
+export { BlockClient, type BlockOptions, type ConfiguredDevice } from './drivers/blk/block-client.js';
 export type { BlockBatch, BlockBatchResult } from './drivers/blk/block-pipeline.js';
 export {
   NetClient,
@@ -78,7 +85,8 @@ export {
 } from './memory/shared-memory.js';
 export type { MessageTrace } from './vhost-user/message-trace.js';
 export { createLinuxPlatform, type LinuxPlatformOptions } from './platform/linux.js';
-export type { Platform } from './platform/platform.js';
+export type { Platform, SocketListener, SocketStream } from './platform/platform.js';
+export type { FdBundle, OwnedFd } from './vhost-user/fd-bundle.js';
 export * from './errors.js';
 export { DeviceId } from '../generated/virtio/device-ids.js';
 export { DeviceStatus } from '../generated/virtio/status.js';
