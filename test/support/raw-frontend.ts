@@ -110,8 +110,8 @@ export function encodeMessage(request: number, payload: Uint8Array, flags: numbe
 }
 
 /**
- * A front-end that writes its bytes itself and believes nothing. Times out by counting turns of the loop, so that a hung
- * back-end fails a test instead of hanging it.
+ * A front-end that writes its bytes itself and believes nothing. Times out, so that a hung back-end fails a test instead of
+ * hanging it.
  */
 export class RawFrontend {
   readonly stream: SocketStream;
@@ -191,11 +191,12 @@ export class RawFrontend {
   async #exactly(length: number, fds: number[]): Promise<Uint8Array<ArrayBuffer> | null> {
     const into = new Uint8Array(length);
     let filled = 0;
-    for (let turns = 0; filled < length;) {
+    const patience = new Patience(2000);
+    while (filled < length) {
       const count = this.stream.receive(into.subarray(filled), fds);
       if (count === 0) return null;
       if (count > 0) filled += count;
-      else if (++turns > 2000) throw new Error('the back-end does not answer');
+      else if (patience.over) throw new Error('the back-end does not answer');
       else await turn();
     }
     return into;
@@ -211,10 +212,31 @@ export async function turns(count: number): Promise<void> {
   for (let i = 0; i < count; i++) await turn();
 }
 
-/** Waits until `condition` holds, for so many turns of the loop. */
+/** Waits until `condition` holds, for so many turns of the loop at least. */
 export async function until(condition: () => boolean, what: string, limit = 2000): Promise<void> {
-  for (let i = 0; !condition(); i++) {
-    if (i > limit) throw new Error(`never happened: ${what}`);
+  const patience = new Patience(limit);
+  while (!condition()) {
+    if (patience.over) throw new Error(`never happened: ${what}`);
     await turn();
+  }
+}
+
+/** Milliseconds in which what hangs on a timer comes too: thousands of turns of the loop may fit into one. */
+const LEAST_MILLISECONDS = 5000;
+
+/** Counts looks; they are over when both turns and time have passed. */
+class Patience {
+  readonly #looks: number;
+  #looked = 0;
+  #since = 0;
+
+  constructor(looks: number) {
+    this.#looks = looks;
+  }
+
+  get over(): boolean {
+    if (++this.#looked <= this.#looks) return false;
+    if (this.#since === 0) this.#since = performance.now();
+    return performance.now() - this.#since > LEAST_MILLISECONDS;
   }
 }
