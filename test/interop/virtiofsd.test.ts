@@ -8,12 +8,12 @@ import { createLinuxPlatform } from '../../runtime/platform/linux.js';
 import { FrontendDirtyLog } from '../../runtime/vhost-user/frontend/dirty-log.js';
 import { ProtocolFeature } from '../../generated/vhost-user/protocol-features.js';
 import { FuseClient } from '../support/fuse.js';
-import { RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
+import { PATIENCE, RunningProgram, TemporaryFolder, within } from '../support/guest/processes.js';
 
 const test = suite('front-end on virtiofsd');
 
 const VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
-const LIMIT_MS = 60_000;
+const LIMIT_MS = PATIENCE;
 const RETRY = { attempts: Infinity, delayMilliseconds: 10 };
 const MIB = 1 << 20;
 const PAGE = 4096;
@@ -42,7 +42,7 @@ class Share extends TemporaryFolder {
   /** Started, and not waited for: whoever connects often enough may have done so before anybody saw it listen. */
   start(): RunningProgram {
     // Into the shared folder by chroot: unlike namespaces that is allowed in most containers.
-    const options = ['-f', '-o', `source=${this.path}`, '-o', 'sandbox=chroot'];
+    const options = ['-f', '-o', `source=${this.path}`, '-o', 'sandbox=chroot', '--rlimit-nofile=0'];
     return new RunningProgram('virtiofsd', VIRTIOFSD, [`--socket-path=${this.socket}`, ...options]);
   }
 
