@@ -24,7 +24,10 @@ export interface DeviceQueue {
   pushBatch(batch: ChainBatch, count: number): void;
   /** Completes one chain, now or at any later time. Throws ERR_VIRTQ_HANDLE when it is not in flight. */
   complete(handle: number, written: number): void;
-  /** Publishes what was completed and calls the driver if it wants to know. Done by the host after `serveQueue`; call it after completing from a callback. */
+  /**
+   * Publishes what was completed and calls the driver if it wants to know. Done by the host after `serveQueue`; call it after
+   * completing from a callback.
+   */
   commit(): void;
   /** Has `serveQueue` called again soon: the device can take chains again, or has data to give. */
   resume(): void;

@@ -44,8 +44,9 @@ const DISCARD_BATCH = 64;
  *     └──disable───────┘ ├─whenQuiet─▶ quiescing ──last chain completed, action run──▶ open
  *                        └─detach────▶ detached: completions are counted and dropped
  *
- * While it is not open, `drain` gives nothing; a device whose disabled queues are to be emptied has that done here. A turn that ends with chains left over that the device did not want waits
- * for `resume` (or a kick) and leaves kicks off: whoever cannot take chains has no use for being told of more.
+ * While it is not open, `drain` gives nothing. Where the device wants chains of a disabled queue thrown away, that is done here
+ * as well. A turn that ends with chains left over that the device did not want waits for `resume` (or a kick) and leaves kicks
+ * off: whoever cannot take chains has no use for being told of more.
  */
 export class QueueHost implements DeviceQueue, LoopQueue {
   readonly index: number;

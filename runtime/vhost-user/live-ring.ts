@@ -86,7 +86,7 @@ export class LiveRing {
   }
 
   /**
-   * Binds the quiet ring to the memory of now, where `areasIn` finds it; null there is none. False when it cannot go on with it.
+   * Binds the quiet ring to the memory of now, where `areasIn` finds it, or null. False when it cannot go on with it.
    */
   rebind(addresses: VringAddress, areasIn: (memory: GuestMemory) => VirtqueueAreas | null): boolean {
     const memory = this.#context.memory.current;

@@ -65,8 +65,8 @@ export class MemorySlots implements Disposable {
   }
 
   /**
-   * ADD_MEM_REG. A region that is there already, the same in everything and of the same file, is counted and has to be removed as often: QEMU
-   * before 8.0 adds the memory of a network card once for each pair of queues.
+   * ADD_MEM_REG. A region that is there already, the same in everything and of the same file, is counted and has to be removed as
+   * often: QEMU before 8.0 adds the memory of a network card once for each pair of queues.
    */
   add(description: RegionDescription, fd: OwnedFd): void {
     const present = this.#same(description, fd);

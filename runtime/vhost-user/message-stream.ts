@@ -57,7 +57,8 @@ export const WAITING_MESSAGES = 8;
  * header and payload separately may attach them to either.)
  *
  * While the receiver has called `pause`, up to `maxWaiting` messages are read ahead. A peer that hangs up is noticed all the
- * same, also behind messages that are not read yet. While anything waits to be sent nothing is read: a peer that does not fetch its replies gets no new ones.
+ * same, also behind messages that are not read yet. While anything waits to be sent nothing is read: a peer that does not fetch
+ * its replies gets no new ones.
  */
 export class MessageStream implements Disposable {
   readonly #options: MessageStreamOptions;

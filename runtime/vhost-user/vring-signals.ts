@@ -8,7 +8,10 @@ export interface VringSignalsContext {
   readonly log: (level: 'warn' | 'debug', message: string, fields: Record<string, unknown>) => void;
 }
 
-/** How a ring tells the front-end that something was used, or that it broke: by eventfd (or what stands in for one), or by message where there is none. */
+/**
+ * How a ring tells the front-end that something was used, or that it broke: by eventfd (or what stands in for one), or by message
+ * where there is none.
+ */
 export class VringSignals {
   readonly #ring: number;
   readonly #context: VringSignalsContext;
