@@ -24,6 +24,8 @@ export class Load {
   readonly #random: Random;
   readonly #indirect: boolean;
   readonly #running: Promise<void>[];
+  /** Loops that have not ended their turn. A batch is one: between two of its requests nothing may be under way. */
+  #busy = 0;
   #stopped = false;
   #settling = false;
   #resume: (() => void)[] = [];
@@ -34,7 +36,7 @@ export class Load {
 
   /** `model`: of a disk that other drivers have used. */
   constructor(
-    driver: VirtioDriver,
+    driver: Pick<VirtioDriver, 'queues'>,
     seed: number,
     indirect: boolean,
     model: SectorModel = new SectorModel(DISK_SECTORS),
@@ -60,7 +62,7 @@ export class Load {
   /** Resolves when nothing is under way; nothing is issued until `resume`. */
   async settle(): Promise<void> {
     this.#settling = true;
-    if (this.underWay > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    if (this.#busy > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
   resume(): void {
@@ -79,11 +81,17 @@ export class Load {
     try {
       while (!this.#stopped) {
         if (this.#settling) await new Promise<void>((resolve) => this.#resume.push(resolve));
-        else await loop();
+        else await this.#turn(loop);
       }
     } catch (error) {
       this.#fail(error);
     }
+  }
+
+  async #turn(loop: () => Promise<void>): Promise<void> {
+    this.#busy++;
+    await loop();
+    if (--this.#busy === 0) for (const idle of this.#idle.splice(0)) idle();
   }
 
   #begun(): void {
@@ -92,7 +100,6 @@ export class Load {
 
   #ended(): void {
     this.completed++;
-    if (this.underWay === 0) for (const idle of this.#idle.splice(0)) idle();
   }
 
   async #single(disk: BlockClient): Promise<void> {
