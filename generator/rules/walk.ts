@@ -64,7 +64,7 @@ export function elementSize(model: Model, type: FieldType): number | null {
 }
 
 /** Numbers of a revision: `qemu-11.1.50` -> [11, 1, 50], `v1.4-cs01` -> [1, 4]. */
-export function revisionNumbers(revision: string): number[] {
+function revisionNumbers(revision: string): number[] {
   return (/\d+(?:\.\d+)*/.exec(revision)?.[0] ?? '').split('.').map(Number);
 }
 

@@ -4,7 +4,7 @@ import { LOG_LEVELS } from './log.js';
 import { choiceOption, integerOption, type OptionTable, type OptionValues } from './option-table.js';
 
 /** Protocol features that work and are offered only to those who ask: some front-ends take their bits amiss. */
-export const OFFERED_ON_REQUEST = {
+const OFFERED_ON_REQUEST = {
   'inband-notifications': ProtocolFeature.inbandNotifications,
   'gpa-addresses': ProtocolFeature.gpaAddresses,
 } as const;

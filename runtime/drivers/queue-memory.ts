@@ -6,7 +6,7 @@ import { startDriverVirtqueue } from '../virtqueue/start-driver.js';
 import { VirtioFeature } from '../../generated/virtio/features.js';
 
 /** Segments that an indirect table of a driver's queue holds at most. */
-export const INDIRECT_CAPACITY = 128;
+const INDIRECT_CAPACITY = 128;
 
 /** The guest memory of one queue: its three areas and, with INDIRECT_DESC, its indirect tables. */
 export class QueueMemory implements Disposable {

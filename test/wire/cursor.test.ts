@@ -146,6 +146,26 @@ test('bytes after the last field are an error', () => {
   );
 });
 
+test('a value that does not fit is told with what would', () => {
+  const writer = new WireWriter(new Uint8Array(8));
+  const message = (write: () => void): string => {
+    try {
+      write();
+    } catch (error) {
+      return (error as Error).message;
+    }
+    return '';
+  };
+  assert.is(
+    message(() => writer.u16(0x1_0000, 'a.b')),
+    'a.b: 65536 is no whole number from 0 to 65535',
+  );
+  assert.is(
+    message(() => writer.u64(-1n, 'a.c')),
+    'a.c: -1 is no bigint from 0 to 2^64 - 1',
+  );
+});
+
 test('a write that does not fit changes nothing', () => {
   const bytes = new Uint8Array(4).fill(7);
   const writer = new WireWriter(bytes);

@@ -12,7 +12,7 @@ function fixedPart(lookup: Lookup, struct: Struct): number {
 }
 
 /** True when the field takes the same number of bytes in every value. */
-export function isFixed(lookup: Lookup, field: Field): boolean {
+function isFixed(lookup: Lookup, field: Field): boolean {
   return elementSize(lookup, field.type) !== null && (field.count === null || field.count.kind === 'value');
 }
 

@@ -52,7 +52,7 @@ export function offeredFeatures(port: NetPort, { mac, queuePairs }: CheckedOptio
   return features;
 }
 
-export function formatMac(mac: Uint8Array): string {
+function formatMac(mac: Uint8Array): string {
   return Array.from(mac, (byte) => byte.toString(16).padStart(2, '0')).join(':');
 }
 
