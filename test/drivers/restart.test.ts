@@ -237,6 +237,65 @@ test('stopping that a back-end left half done is done by asking again', async ()
   });
 });
 
+test('rings that a back-end was just starting when it left are taken over like those that run', async () => {
+  await withDisk(async ({ platform, serve }) => {
+    const starting = VirtioDriver.start(options(platform, { listen: true }));
+    let resuming = false;
+    const first = new RawBackend(platform, await platform.connect(PATH), {
+      getVringBase: ({ payload }, self) => self.reply('getVringBase', bytes(payload[0]!, 0)),
+      setVringKick: ({ payload }, self) => {
+        if (resuming && payload[0] === 1) self.close();
+        else self.reply('setVringKick', bytes(0n));
+      },
+    });
+    using driver = await starting;
+    await driver.stopRings();
+    resuming = true;
+    const back = heard(driver, 'reconnected');
+    const failed = await driver.resumeRings().catch((error: unknown) => error);
+    assert.is((failed as VhostUserError).code, 'ERR_VHOST_DISCONNECTED');
+    assert.ok(first.names.includes('setVringKick!'));
+    serve({ connect: true });
+    await back;
+    const disks = driver.queues.map((queue) => new BlockClient(queue));
+    for (let round = 0; round < 2; round++) {
+      for (const disk of disks) assert.equal(await disk.read(0, 512), new Uint8Array(512));
+      await driver.stopRings();
+      await driver.resumeRings();
+    }
+  });
+});
+
+test('rings are neither stopped nor started while a new back-end is told of them', async () => {
+  await withDisk(async ({ platform, serve }) => {
+    const starting = VirtioDriver.start(options(platform, { listen: true }));
+    const first = serve({ connect: true });
+    using driver = await starting;
+    const offered = bytes(driver.frontend.negotiated.offered);
+    const gone = heard(driver, 'disconnected');
+    first.close();
+    await gone;
+    const slow = new RawBackend(platform, await platform.connect(PATH), {
+      getFeatures: offered,
+      setVringKick: null,
+    });
+    const kicked = () => slow.names.some((name) => name.startsWith('setVringKick'));
+    await until(kicked, 'it is told of the first ring');
+    for (const ask of [() => driver.stopRings(), () => driver.resumeRings()]) {
+      const refused = await ask().catch((error: unknown) => error);
+      assert.is((refused as VhostUserError).code, 'ERR_VHOST_STATE');
+    }
+    assert.not(slow.names.includes('getVringBase'));
+    const back = heard(driver, 'reconnected');
+    slow.close();
+    serve({ connect: true });
+    await back;
+    assert.is((await driver.stopRings()).length, 2);
+    await driver.resumeRings();
+    assert.equal(await new BlockClient(driver.queues[1]!).read(0, 512), new Uint8Array(512));
+  });
+});
+
 test('a next back-end that lacks what is in use is the end, with the reason', async () => {
   await withDisk(async ({ platform, serve }) => {
     const starting = VirtioDriver.start(options(platform, { listen: true, format: 'packed' }));

@@ -51,6 +51,7 @@ export class Frontend extends DeviceLink {
   readonly #inflight = new InflightMemory(this.options.platform);
   readonly #inbandKicks = new Map<number, Notice>();
   #driverOk = false;
+  #replaying = false;
 
   /** Connects to a listening back-end and negotiates. `reconnect` connects again, with `retry`, when it is gone. */
   static connect(
@@ -97,6 +98,7 @@ export class Frontend extends DeviceLink {
 
   /** Sets rings up that do not run and starts them, then enables those that are to be; each is kicked once. */
   async startVrings(setups: readonly VringSetup[], signal?: AbortSignal): Promise<void> {
+    this.#checkSettled();
     const vrings = setups.map(({ index }) => {
       this.#checkServed(index);
       return this.#vring(index);
@@ -114,6 +116,7 @@ export class Frontend extends DeviceLink {
    * already is not asked for, since another back-end may know nothing of it.
    */
   async stopVrings(indexes: readonly number[], signal?: AbortSignal): Promise<number[]> {
+    this.#checkSettled();
     const stopped = (index: number): boolean => this.#vrings.get(index)?.stopped === true;
     for (const index of indexes) if (!stopped(index)) await this.#sendEnable(index, false, signal);
     const bases: number[] = [];
@@ -236,6 +239,15 @@ export class Frontend extends DeviceLink {
     this.#driverOk = false;
     const started = this.startedVrings;
     for (const { index } of started) this.#checkServed(index);
+    this.#replaying = true;
+    try {
+      await this.#replay(started, signal);
+    } finally {
+      this.#replaying = false;
+    }
+  }
+
+  async #replay(started: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
     // With the region of the back-end before, this one goes on where that one was cut off. Otherwise everything that was
     // under way is issued again, on fresh rings.
     const resumes =
@@ -275,16 +287,18 @@ export class Frontend extends DeviceLink {
 
   async #startAll(vrings: readonly FrontendVring[], signal: AbortSignal | undefined): Promise<void> {
     const channel = this.channel;
+    const order = this.options.order ?? 'virtio-user';
     for (const vring of vrings) {
-      await announceVring(
-        channel,
-        this.memory,
-        this.iommu,
-        vring,
-        this.options.order ?? 'virtio-user',
-        signal,
-      );
+      const { started, stopped } = vring;
+      // It may run from the kick on: should the back-end go before it has answered, the next one takes it over as it is.
       vring.started = true;
+      vring.stopped = false;
+      try {
+        await announceVring(channel, this.memory, this.iommu, vring, order, signal);
+      } catch (error) {
+        if (channel.endReason === null) Object.assign(vring, { started, stopped });
+        throw error;
+      }
     }
     for (const { index, enabled } of vrings) if (enabled) await this.#sendEnable(index, true, signal);
     if (!this.#driverOk && this.#has(ProtocolFeature.status)) {
@@ -316,6 +330,12 @@ export class Frontend extends DeviceLink {
         for (const { index } of running) await this.#sendEnable(index, true, signal);
       }
     }
+  }
+
+  /** Rings that are started or stopped while they are told to a new back-end would be neither. */
+  #checkSettled(): void {
+    if (!this.#replaying) return;
+    throw new VhostError('ERR_VHOST_STATE', 'a new back-end is being told of the rings that run');
   }
 
   #checkServed(index: number): void {

@@ -50,7 +50,7 @@ export class FrontendVring implements Disposable {
   base = 0;
   /** Between SET_VRING_KICK and GET_VRING_BASE. */
   started = false;
-  /** GET_VRING_BASE said `base`, and the ring was not started or reset since: no back-end knows it better. */
+  /** GET_VRING_BASE has told where it stands, and it was not started or reset since: no back-end knows better than `base`. */
   stopped = false;
   enabled = false;
 
@@ -109,7 +109,6 @@ export class FrontendVring implements Disposable {
   prepare(setup: VringSetup): void {
     this.#setup = setup;
     this.base = setup.base ?? this.base;
-    this.stopped = false;
     this.enabled = setup.enabled ?? true;
   }
 
