@@ -111,9 +111,9 @@ function reportFeatures(
   visit(document, {
     Node(_key, node) {
       const offset = node.range?.[0] ?? 0;
-      if (isAlias(node)) report(offset, 'yaml-feature', `alias *${node.source}`);
-      else if (node.anchor) report(offset, 'yaml-feature', `anchor &${node.anchor}`);
-      else if (node.tag) report(offset, 'yaml-feature', `tag ${node.tag}`);
+      if (isAlias(node)) report(offset, 'yaml-feature', `aliases are not used here: *${node.source}`);
+      else if (node.anchor) report(offset, 'yaml-feature', `anchors are not used here: &${node.anchor}`);
+      else if (node.tag) report(offset, 'yaml-feature', `tags are not used here: ${node.tag}`);
     },
   });
 }
