@@ -302,7 +302,8 @@ for (const name of ['vhost-user-blk', 'vhost-user-net', 'vhost-user-rng'] as con
     serving(`${name} ends in good order with a ${signal} that comes while it is being loaded`, async () => {
       const path = fresh('socket');
       const hooks = fileURLToPath(new URL('./signal-while-loading.js', import.meta.url));
-      const child = new Child(name, [`--socket-path=${path}`], undefined, {
+      const args = [`--socket-path=${path}`, ...(name === 'vhost-user-blk' ? disk : [])];
+      const child = new Child(name, args, undefined, {
         before: ['--import', hooks],
         env: { SIGNAL_WHILE_LOADING: signal },
       });
