@@ -30,6 +30,8 @@ function rewrite({ fd, size, words, control }: RewriterTask): void {
   words.forEach(({ values }, i) => {
     table.set(values, starts[i]!);
     starts[i + 1] = starts[i]! + values.length;
+    // Each word holds one of its values from before the first reading on.
+    memory[places[i]!] = values[0]!;
   });
   Atomics.store(control, 1, 1);
   let random = 1;

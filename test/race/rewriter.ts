@@ -18,7 +18,7 @@ export async function whileRewritten(
   });
   const exit = once(worker, 'exit');
   try {
-    // It begins when it has mapped the file.
+    // It begins when it has mapped the file, and written every word once.
     while (Atomics.load(control, RUNS) === 0) await new Promise((resolve) => setTimeout(resolve, 1));
     await work();
   } finally {
